@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""The machine-wide limit on guests: emulation is dear, so two at a time."""
+
+import fcntl
+import os
+import sys
+import time
+
+SLOTS = 2
+
+
+def _open(name):
+    for folder in ("/run/lock", "/tmp"):
+        path = f"{folder}/{name}"
+        try:
+            # Without O_CREAT first: the kernel forbids it on another user's
+            # file in a sticky directory.
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            continue
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            os.fchmod(fd, 0o666)
+            return fd
+        except OSError:
+            continue
+    sys.exit(f"vm/run: cannot make the lock file {name} in /run/lock or /tmp")
+
+
+def _try(fd):
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def take():
+    """Waits for a slot. It is held until this process ends, however it ends."""
+    slots = [_open(f"ubd-vm.slot{i}") for i in range(SLOTS)]
+    # Who waits does so in a queue, and only its head looks at the slots.
+    queue = _open("ubd-vm.queue")
+    if not _try(queue):
+        _say_waiting()
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        said = True
+    else:
+        said = False
+    while True:
+        for fd in slots:
+            if _try(fd):
+                os.close(queue)
+                return fd
+        if not said:
+            _say_waiting()
+            said = True
+        time.sleep(0.1)
+
+
+def _say_waiting():
+    print(f"vm/run: {SLOTS} guests are running on this machine; waiting for one to end", file=sys.stderr, flush=True)
