@@ -12,7 +12,16 @@
 #include <sys/utsname.h>
 
 static const struct difference differences[] = {
-	{NULL, 0, DIFF_ANY, 0, NULL},
+	{"start-foreign-pid", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 takes any pid; that it is the opener's is checked from 6.17 on"},
+	{"params-physical-too-large", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 has no upper bound for block and I/O sizes"},
+	{"params-io-min-too-large", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 has no upper bound for block and I/O sizes"},
+	{"params-io-opt-too-large", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 has no upper bound for block and I/O sizes"},
+	{"params-io-opt-255", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 has no upper bound for block and I/O sizes"},
 };
 
 static unsigned current;
@@ -61,7 +70,7 @@ const struct difference *difference_find(const char *aspect)
 	for (size_t i = 0; i < sizeof(differences) / sizeof(differences[0]); i++) {
 		const struct difference *d = &differences[i];
 
-		if (d->aspect && !strcmp(d->aspect, aspect) && driver_is(d->drivers))
+		if (!strcmp(d->aspect, aspect) && driver_is(d->drivers))
 			return d;
 	}
 	return NULL;
