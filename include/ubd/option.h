@@ -43,4 +43,7 @@ struct ubd_option {
 	char letter;	 /* a short form, -f; 0: none */
 };
 
+/* Parse a size as UBD_SIZE does. Bytes. -EINVAL. */
+int ubd_size_parse(const char *text, uint64_t *bytes);
+
 #endif

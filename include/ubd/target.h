@@ -115,6 +115,8 @@ struct ubd_limits *ubd_device_limits(struct ubd_device *dev);
  */
 int ubd_device_fail(struct ubd_device *dev, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* Whether a failure has been recorded. */
+bool ubd_device_failed(const struct ubd_device *dev);
 /* Say something to whoever started the device, one line. Any thread. */
 void ubd_device_notice(struct ubd_device *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -204,6 +206,12 @@ int ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
  * array is copied. [awaits]
  */
 int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n);
+
+/*
+ * `return ubd_io_untouched(io);`: done, and a READ's data stays as it is, without the zeroing that
+ * keeps old memory from readers. For benchmarks of the path alone.
+ */
+int ubd_io_untouched(struct ubd_io *io);
 
 /*
  * The request's data as memory, io->length bytes, aligned to 4096: of a WRITE its bytes, of a READ

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A request's life: fetched from the driver, served on a coroutine, committed. The commit fetches
+ * the tag's next request.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool carries_read_data(const struct ubd_io *io)
+{
+	return io->op == UBD_READ || io->op == UBD_REPORT_ZONES;
+}
+
+/* Give the tag to the driver with one of the commands that end when it has work. */
+static void send_command(struct ubd_queue *q, struct tag *t, uint32_t op, uint64_t addr)
+{
+	enum fault_kind kind = op == UBLK_U_IO_FETCH_REQ ? FAULT_FETCH : FAULT_COMMIT;
+	struct io_uring_sqe *sqe = queue_sqe(q);
+	struct ublksrv_io_cmd cmd = {
+		.q_id = (uint16_t)q->index,
+		.tag = t->io.tag,
+		.result = t->result,
+		.addr = addr,
+	};
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = IOSQE_FIXED_FILE;
+	sqe->fd = 0;
+	sqe->cmd_op = op;
+	if (q->way->fixed && !q->way->reg_cmd) {
+		struct ublk_auto_buf_reg reg = {.index = t->io.tag};
+
+		sqe->addr = ublk_auto_buf_reg_to_sqe_addr(&reg);
+	}
+	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	queue_sqe_tag(q, sqe, t->io.tag, kind);
+	t->state = op == UBLK_U_IO_NEED_GET_DATA ? TAG_DATA : TAG_FETCH;
+	q->armed++;
+}
+
+static uint64_t buffer_address(const struct ubd_queue *q, const struct tag *t)
+{
+	return q->way->buffers ? (uintptr_t)t->own_buf : 0;
+}
+
+int request_fetch_all(struct ubd_queue *q)
+{
+	int ret;
+
+	for (unsigned i = 0; i < q->depth; i++)
+		send_command(q, &q->tags[i], UBLK_U_IO_FETCH_REQ, buffer_address(q, &q->tags[i]));
+	/* The driver starts the disk only when every tag has been fetched: hand them over now. */
+	ret = io_uring_submit(&q->ring);
+	q->stats.enters++;
+	return ret < 0 ? ret : 0;
+}
+
+static void commit(struct ubd_queue *q, struct tag *t)
+{
+	uint64_t addr = buffer_address(q, t);
+
+	if (t->io.op == UBD_ZONE_APPEND)
+		addr = t->io.append_at >> 9;
+	send_command(q, t, UBLK_U_IO_COMMIT_AND_FETCH_REQ, addr);
+}
+
+static void account(struct ubd_queue *q, const struct tag *t)
+{
+	struct ubd_stats *s = &q->stats;
+
+	if (t->result < 0) {
+		s->errors++;
+		return;
+	}
+	switch (t->io.op) {
+	case UBD_READ:
+	case UBD_WRITE:
+		s->requests[t->io.op]++;
+		s->bytes[t->io.op] += (unsigned)t->result;
+		if (q->way->buffers)
+			s->bytes_copied += (unsigned)t->result;
+		break;
+	case UBD_FLUSH:
+		s->requests[2]++;
+		break;
+	default:
+		s->requests[3]++;
+	}
+}
+
+/* handle()'s answer as the driver wants it. */
+static int final_result(struct tag *t, int res)
+{
+	struct ubd_io *io = &t->io;
+
+	if (res < 0)
+		return res;
+	if (carries_read_data(io)) {
+		uint32_t bytes = MIN((uint32_t)res, io->length);
+		int ret = bytes ? transfer_end_read(t, bytes) : 0;
+
+		return ret < 0 ? ret : (int)bytes;
+	}
+	if (io->op == UBD_WRITE || io->op == UBD_ZONE_APPEND)
+		return (int)MIN((uint32_t)res, io->length);
+	return 0;
+}
+
+static void serve(void *arg)
+{
+	struct tag *t = arg;
+	struct ubd_queue *q = t->io.queue;
+
+	t->result = final_result(t, q->target->handle(&t->io, q->self));
+	if (t->registered)
+		transfer_unregister(t);
+	account(q, t);
+	q->serving--;
+	if (t->local) {
+		t->state = TAG_IDLE;
+		local_done(q, t);
+	} else {
+		commit(q, t);
+	}
+}
+
+void request_start(struct ubd_queue *q, struct tag *t)
+{
+	struct coro *co;
+
+	t->fill = FILL_NONE;
+	t->push_data = false;
+	t->registered = false;
+	t->have_data = q->way->buffers;
+	t->state = TAG_SERVED;
+	q->serving++;
+	if (q->way->buffers && t->io.op == UBD_WRITE && t->buf == t->own_buf)
+		t->dirty = MAX(t->dirty, t->io.length);
+	co = coro_new(&q->coros, serve, t);
+	if (unlikely(!co)) {
+		/* As many stacks as tags are reserved: only the target's own coroutines can use
+		 * them up. */
+		t->result = -ENOMEM;
+		q->serving--;
+		if (t->local) {
+			t->state = TAG_IDLE;
+			local_done(q, t);
+		} else {
+			commit(q, t);
+		}
+		return;
+	}
+	coro_enter(co);
+}
+
+/* Translate the driver's descriptor. */
+static void decode(struct ubd_queue *q, struct tag *t)
+{
+	const struct ublksrv_io_desc *d = &q->desc[t->io.tag];
+	struct ubd_io *io = &t->io;
+	uint32_t word = d->op_flags;
+
+	io->op = (uint8_t)word;
+	io->flags = (uint8_t)((word & UBLK_IO_F_FUA ? UBD_IO_FUA : 0) |
+			      (word & UBLK_IO_F_NOUNMAP ? UBD_IO_NO_UNMAP : 0));
+	io->offset = d->start_sector << 9;
+	io->length = io->op == UBD_REPORT_ZONES ? d->nr_zones : d->nr_sectors << 9;
+	io->append_at = 0;
+}
+
+void request_complete(struct ubd_queue *q, uint16_t tag, int res)
+{
+	struct tag *t = &q->tags[tag];
+
+	q->armed--;
+	switch (res) {
+	case UBLK_IO_RES_OK:
+		decode(q, t);
+		request_start(q, t);
+		break;
+	case UBLK_IO_RES_NEED_GET_DATA:
+		send_command(q, t, UBLK_U_IO_NEED_GET_DATA, (uintptr_t)t->own_buf);
+		break;
+	case UBLK_IO_RES_ABORT:
+		t->state = TAG_IDLE;
+		q->stopping = true;
+		break;
+	default:
+		t->state = TAG_IDLE;
+		device_fail(q->dev, res, "queue %u: the driver refused a command for tag %u: %s",
+			    q->index, tag, strerror(-res));
+		queue_break(q, res);
+	}
+}

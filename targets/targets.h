@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* The targets that are built in. */
+#ifndef UBD_TARGETS_H
+#define UBD_TARGETS_H
+
+#include <ubd/device.h>
+
+extern const struct ubd_target target_loop;
+extern const struct ubd_target target_mem;
+extern const struct ubd_target target_null;
+
+#endif
