@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The one place where kernels differ.
+ *
+ * compat_config.h holds the facts that compat/probe found in the headers built against. The
+ * rest of the driver is written to the names below and never asks for a version.
+ */
+#ifndef UBLK_COMPAT_H
+#define UBLK_COMPAT_H
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mount.h>
+#include <linux/user_namespace.h>
+#if __has_include(<linux/io_uring/cmd.h>)
+#include <linux/io_uring/cmd.h>
+#else
+#include <linux/io_uring.h>
+#endif
+#include <linux/io_uring_types.h>
+#include "compat_config.h"
+
+/* ---- io_uring commands ------------------------------------------------------------------- */
+
+/* The command's own area of the SQE. It may be shared with the submitter: read each field once. */
+static inline const void *ublk_cmd_payload(const struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_CMD_SQE
+	return cmd->sqe->cmd;
+#else
+	return cmd->cmd;
+#endif
+}
+
+/*
+ * Every command ends here, also those that fail at once: before 6.2 a positive value returned
+ * by ->uring_cmd() in a worker posted no completion at all.
+ */
+static inline void ublk_cmd_done(struct io_uring_cmd *cmd, int ret, unsigned int issue_flags)
+{
+#ifdef UBLK_HAVE_CMD_DONE_RES2
+	io_uring_cmd_done(cmd, ret, 0, issue_flags);
+#else
+	io_uring_cmd_done(cmd, ret, issue_flags);
+#endif
+}
+
+/* The ring that a command came through, to compare only. */
+static inline void *ublk_cmd_ring(struct io_uring_cmd *cmd)
+{
+	return cmd_to_io_kiocb(cmd)->ctx;
+}
+
+#define ublk_cmd_pdu(cmd, type)                                                                    \
+	({                                                                                         \
+		BUILD_BUG_ON(sizeof(type) > sizeof_field(struct io_uring_cmd, pdu));               \
+		(type *)&(cmd)->pdu;                                                               \
+	})
+
+/*
+ * UBLK_TASK_WORK(name) opens the definition of a function that io_uring runs in the task that
+ * submitted @cmd, as static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);
+ * name_tw is what io_uring_cmd_complete_in_task() takes.
+ */
+#ifdef UBLK_HAVE_TW_REQ
+#define UBLK_TASK_WORK(name)                                                                       \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);                      \
+	static void name##_tw(struct io_tw_req tw_req, io_tw_token_t tw)                           \
+	{                                                                                          \
+		name(io_uring_cmd_from_tw(tw_req), IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);            \
+	}                                                                                          \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#else
+#define UBLK_TASK_WORK(name)                                                                       \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);                      \
+	static void name##_tw(struct io_uring_cmd *cmd, unsigned int issue_flags)                  \
+	{                                                                                          \
+		name(cmd, issue_flags);                                                            \
+	}                                                                                          \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#endif
+
+#ifdef UBLK_HAVE_CMD_CANCEL
+static inline bool ublk_cmd_is_cancel(unsigned int issue_flags)
+{
+	return issue_flags & IO_URING_F_CANCEL;
+}
+
+static inline void ublk_cmd_mark_cancelable(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+}
+#else
+/* No call when the submitter goes away: watch.c looks for it. */
+static inline bool ublk_cmd_is_cancel(unsigned int issue_flags)
+{
+	return false;
+}
+
+static inline void ublk_cmd_mark_cancelable(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+}
+#endif
+
+/* ---- block layer ------------------------------------------------------------------------- */
+
+#ifdef UBLK_HAVE_RQ_LIST
+typedef struct rq_list ublk_rq_list_t;
+#else
+typedef struct request *ublk_rq_list_t;
+#endif
+
+#ifdef UBLK_HAVE_SHOULD_MERGE
+#define UBLK_TAG_SET_FLAGS BLK_MQ_F_SHOULD_MERGE
+#else
+#define UBLK_TAG_SET_FLAGS 0
+#endif
+
+#ifdef UBLK_HAVE_BLK_MODE
+#define UBLK_DISK_OPEN(name) static int name(struct gendisk *disk, blk_mode_t mode)
+#else
+#define UBLK_DISK_OPEN(name)                                                                       \
+	static int name##_disk(struct gendisk *disk);                                              \
+	static int name(struct block_device *bdev, fmode_t mode)                                   \
+	{                                                                                          \
+		return name##_disk(bdev->bd_disk);                                                 \
+	}                                                                                          \
+	static int name##_disk(struct gendisk *disk)
+#endif
+
+/**
+ * struct ublk_limits - what a device's parameters mean for its request queue
+ *
+ * Filled in by params.c in the block layer's units; compat/disk.c gives it to the kernel.
+ */
+struct ublk_limits {
+	u32 logical_block;
+	u32 physical_block;
+	u32 io_min;
+	u32 io_opt;
+	u32 max_sectors;
+	u32 chunk_sectors;
+	unsigned long virt_boundary_mask;
+	unsigned long seg_boundary_mask; /* 0: the kernel's */
+	u32 max_segment_size;
+	u16 max_segments;
+	u32 dma_mask;
+	u32 discard_alignment;
+	u32 discard_granularity;
+	u32 max_discard_sectors;
+	u32 max_write_zeroes_sectors;
+	u16 max_discard_segments;
+	u32 max_open_zones;
+	u32 max_active_zones;
+	u32 max_zone_append_sectors;
+	bool write_cache;
+	bool fua;
+	bool rotational;
+	bool zoned;
+#ifdef UBLK_HAVE_LIM_INTEGRITY
+	u16 max_integrity_segments;
+	struct blk_integrity integrity;
+#endif
+};
+
+struct gendisk *ublk_compat_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_limits *lim);
+
+/* ---- memory and files -------------------------------------------------------------------- */
+
+/* mprotect() must never make this mapping writable. */
+static inline void ublk_vma_forbid_write(struct vm_area_struct *vma)
+{
+#ifdef UBLK_HAVE_VM_FLAGS_CLEAR
+	vm_flags_clear(vma, VM_MAYWRITE);
+#else
+	vma->vm_flags &= ~VM_MAYWRITE;
+#endif
+}
+
+static inline int ublk_inode_permission(struct inode *inode, int mask)
+{
+#ifdef UBLK_HAVE_MNT_IDMAP
+	return inode_permission(&nop_mnt_idmap, inode, mask);
+#else
+	return inode_permission(&init_user_ns, inode, mask);
+#endif
+}
+
+#endif

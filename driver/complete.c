@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A request's way back: from the server's result to the end of the request.
+ */
+#include <linux/blkdev.h>
+#include "driver.h"
+#include "trace.h"
+
+/**
+ * ublk_end_request() - end a request
+ * @rq: the request
+ * @status: how
+ *
+ * Runs the bios' ends as if in softirq. A bio's end may drop the last reference to the block
+ * device's file; in the server's task that would close the disk there and then, waiting for a
+ * lock whose holder waits for the server.
+ */
+void ublk_end_request(struct request *rq, blk_status_t status)
+{
+	local_bh_disable();
+	blk_mq_end_request(rq, status);
+	local_bh_enable();
+}
+
+/* Ends the first @bytes and has the rest served again. */
+static void end_part(struct request *rq, u32 bytes)
+{
+	bool more;
+
+	local_bh_disable();
+	more = blk_update_request(rq, BLK_STS_OK, bytes);
+	local_bh_enable();
+	if (more)
+		blk_mq_requeue_request(rq, true);
+	else
+		__blk_mq_end_request(rq, BLK_STS_OK);
+}
+
+/* What the reader gets was written by the server, or is zero. */
+static bool fill_read(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u32 len)
+{
+	if (ublk_queue_copies(q))
+		return ublk_copy_from_server(rq, slot->addr, len);
+	if (slot->filled < len)
+		ublk_zero_data(rq, slot->filled, len);
+	return true;
+}
+
+static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
+{
+	u32 bytes = blk_rq_bytes(rq);
+	u32 done = min_t(u32, slot->res, bytes);
+
+	/* The rest is a request too: it begins with a block. */
+	if (unlikely(done < bytes))
+		done = round_down(done, queue_logical_block_size(rq->q));
+	if (unlikely(!done || (req_op(rq) == REQ_OP_READ && !fill_read(q, slot, rq, done)))) {
+		ublk_end_request(rq, BLK_STS_IOERR);
+		return;
+	}
+	if (likely(done == bytes))
+		ublk_end_request(rq, BLK_STS_OK);
+	else
+		end_part(rq, done);
+}
+
+/**
+ * ublk_complete() - end a request by its slot's result
+ * @q: the queue
+ * @slot: the slot; armed again already, but for its result and what was filled
+ * @rq: the request
+ */
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
+{
+	s32 res = slot->res;
+
+	trace_ublk_commit(q->ub->info.dev_id, q->q_id, rq->tag, res);
+	if (unlikely(res < 0)) {
+		if (res == UBLK_RES_REISSUE)
+			ublk_reissue(q, rq);
+		else
+			ublk_end_request(rq, errno_to_blk_status(res));
+		return;
+	}
+	switch (req_op(rq)) {
+	case REQ_OP_READ:
+	case REQ_OP_WRITE:
+		complete_data(q, slot, rq);
+		break;
+	default:
+		ublk_end_request(rq, BLK_STS_OK);
+		break;
+	}
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A request's way to the server.
+ *
+ *   ublk_claim()          in the submitter: through the gate, into the tag's slot and descriptor
+ *   ublk_deliver_later()  one piece of task work, for one request or a list of them
+ *   deliver()             in the server's task: copy a write's data, complete the command
+ *
+ * No lock is taken. A tag has one request at a time, and a slot has one owner at a time; the
+ * owners hand it on in the order of enum ublk_slot_state.
+ */
+#include <linux/sched.h>
+#include "driver.h"
+#include "trace.h"
+
+/* ---- requests without a server ----------------------------------------------------------- */
+
+/**
+ * ublk_reject() - end or put back a request that cannot go to a server now
+ * @q: its queue
+ * @rq: the request
+ */
+void ublk_reject(struct ublk_queue *q, struct request *rq)
+{
+	enum ublk_gate gate;
+
+	/* Whoever opens or shuts the gate waits for this section, then kicks the requeue list. */
+	rcu_read_lock();
+	gate = READ_ONCE(q->gate);
+	if (gate == UBLK_GATE_PASS) /* the server is dying, the gate about to be closed */
+		gate = ublk_gate_closed(q->ub);
+	trace_ublk_abort(q->ub->info.dev_id, q->q_id, rq->tag, gate);
+	if (gate == UBLK_GATE_HOLD)
+		blk_mq_requeue_request(rq, false);
+	rcu_read_unlock();
+	if (gate != UBLK_GATE_HOLD)
+		ublk_end_request(rq, BLK_STS_IOERR);
+}
+
+/**
+ * ublk_reissue() - give a dead server's request to the next one
+ * @q: its queue
+ * @rq: the request
+ */
+void ublk_reissue(struct ublk_queue *q, struct request *rq)
+{
+	rcu_read_lock();
+	trace_ublk_abort(q->ub->info.dev_id, q->q_id, rq->tag, UBLK_GATE_HOLD);
+	blk_mq_requeue_request(rq, READ_ONCE(q->gate) != UBLK_GATE_HOLD);
+	rcu_read_unlock();
+}
+
+/* ---- the descriptor ---------------------------------------------------------------------- */
+
+static u32 desc_flags(const struct request *rq)
+{
+	static const struct {
+		blk_opf_t rq;
+		u32 desc;
+	} map[] = {
+		{ REQ_FAILFAST_DEV, UBLK_IO_F_FAILFAST_DEV },
+		{ REQ_FAILFAST_TRANSPORT, UBLK_IO_F_FAILFAST_TRANSPORT },
+		{ REQ_FAILFAST_DRIVER, UBLK_IO_F_FAILFAST_DRIVER },
+		{ REQ_META, UBLK_IO_F_META },
+		{ REQ_FUA, UBLK_IO_F_FUA },
+		{ REQ_NOUNMAP, UBLK_IO_F_NOUNMAP },
+		{ REQ_SWAP, UBLK_IO_F_SWAP },
+	};
+	const blk_opf_t any = REQ_FAILFAST_DEV | REQ_FAILFAST_TRANSPORT | REQ_FAILFAST_DRIVER |
+			      REQ_META | REQ_FUA | REQ_NOUNMAP | REQ_SWAP;
+	u32 flags = 0;
+	size_t i;
+
+	if (!(rq->cmd_flags & any))
+		return 0;
+	for (i = 0; i < ARRAY_SIZE(map); i++)
+		if (rq->cmd_flags & map[i].rq)
+			flags |= map[i].desc;
+	return flags;
+}
+
+static int desc_op(const struct request *rq)
+{
+	switch (req_op(rq)) {
+	case REQ_OP_READ:
+		return UBLK_IO_OP_READ;
+	case REQ_OP_WRITE:
+		return UBLK_IO_OP_WRITE;
+	case REQ_OP_FLUSH:
+		return UBLK_IO_OP_FLUSH;
+	case REQ_OP_DISCARD:
+		return UBLK_IO_OP_DISCARD;
+	case REQ_OP_WRITE_ZEROES:
+		return UBLK_IO_OP_WRITE_ZEROES;
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq,
+			      const struct ublk_slot *slot)
+{
+	struct ublksrv_io_desc *desc = &q->desc[rq->tag];
+	int op = desc_op(rq);
+
+	if (unlikely(op < 0))
+		return BLK_STS_NOTSUPP;
+	desc->op_flags = op | desc_flags(rq);
+	desc->nr_sectors = blk_rq_sectors(rq);
+	desc->start_sector = blk_rq_pos(rq);
+	desc->addr = slot->addr;
+	return BLK_STS_OK;
+}
+
+/* ---- the submitter's part ---------------------------------------------------------------- */
+
+/**
+ * ublk_claim() - let a request through the gate and into its slot
+ * @q: its queue
+ * @rq: the request
+ *
+ * Return: the slot, whose task work is now the caller's to order; NULL when the request went
+ * another way.
+ */
+struct ublk_slot *ublk_claim(struct ublk_queue *q, struct request *rq)
+{
+	struct ublk_slot *slot = &q->slots[rq->tag];
+	blk_status_t status;
+
+	rcu_read_lock();
+	/*
+	 * With the gate open a free tag's slot is armed, but for the moments between a dying
+	 * task's last work and its cancellation.
+	 */
+	if (unlikely(READ_ONCE(q->gate) != UBLK_GATE_PASS ||
+		     READ_ONCE(slot->state) != UBLK_SLOT_ARMED)) {
+		rcu_read_unlock();
+		ublk_reject(q, rq);
+		return NULL;
+	}
+	status = fill_desc(q, rq, slot);
+	if (unlikely(status != BLK_STS_OK)) {
+		rcu_read_unlock();
+		ublk_end_request(rq, status);
+		return NULL;
+	}
+	blk_mq_start_request(rq);
+	slot->req = rq;
+	WRITE_ONCE(slot->state, UBLK_SLOT_CLAIMED);
+	rcu_read_unlock();
+	rq->rq_next = NULL;
+	return slot;
+}
+
+/* ---- the server's part ------------------------------------------------------------------- */
+
+static bool needs_get_data(const struct ublk_queue *q, const struct request *rq)
+{
+	return (q->features & UBLK_F_NEED_GET_DATA) && req_op(rq) == REQ_OP_WRITE;
+}
+
+/* The task died before it got the request. */
+static void deliver_to_nobody(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+			      unsigned int issue_flags)
+{
+	struct io_uring_cmd *cmd = slot->cmd;
+
+	slot->cmd = NULL;
+	WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
+	ublk_reject(q, rq);
+	ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+}
+
+static void hand_over(struct ublk_queue *q, struct ublk_slot *slot, enum ublk_slot_state state,
+		      int res, unsigned int issue_flags)
+{
+	struct io_uring_cmd *cmd = slot->cmd;
+
+	trace_ublk_dispatch(q->ub->info.dev_id, q->q_id, slot->req->tag, res);
+	slot->cmd = NULL;
+	WRITE_ONCE(slot->state, state);
+	if (q->features & UBLK_F_HELD) {
+		slot->filled = 0;
+		/* Others look at req once they hold a reference. */
+		smp_wmb();
+		refcount_set(&slot->ref, 1);
+	}
+	ublk_cmd_done(cmd, res, issue_flags);
+}
+
+/* The server's buffer took no data: the command stays, the request fails. */
+static void deliver_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+			   unsigned int issue_flags)
+{
+	struct io_uring_cmd *cmd = slot->cmd;
+
+	if (!ublk_slot_arm(q, slot, cmd))
+		ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+	ublk_end_request(rq, BLK_STS_IOERR);
+}
+
+static void deliver(struct ublk_queue *q, struct request *rq, unsigned int issue_flags)
+{
+	struct ublk_slot *slot = &q->slots[rq->tag];
+
+	/* io_uring runs a dead task's work in another. */
+	if (unlikely(current != slot->task || (current->flags & PF_EXITING))) {
+		deliver_to_nobody(q, slot, rq, issue_flags);
+		return;
+	}
+	if (needs_get_data(q, rq)) {
+		hand_over(q, slot, UBLK_SLOT_NEED_DATA, UBLK_IO_RES_NEED_GET_DATA, issue_flags);
+		return;
+	}
+	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE &&
+	    unlikely(!ublk_copy_to_server(rq, slot->addr))) {
+		deliver_failed(q, slot, rq, issue_flags);
+		return;
+	}
+	hand_over(q, slot, UBLK_SLOT_SERVED, UBLK_IO_RES_OK, issue_flags);
+}
+
+UBLK_TASK_WORK(deliver_list)
+{
+	const struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_cmd_pdu);
+	struct request *rq = pdu->list, *next;
+
+	/* The first one delivered ends @cmd. */
+	for (; rq; rq = next) {
+		next = rq->rq_next;
+		deliver(rq->mq_hctx->driver_data, rq, issue_flags);
+	}
+}
+
+/**
+ * ublk_deliver_later() - have requests delivered in the server's task
+ * @slot: of the list's first request
+ * @list: claimed requests of one task and one ring, linked by rq_next
+ */
+void ublk_deliver_later(struct ublk_slot *slot, struct request *list)
+{
+	struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(slot->cmd, struct ublk_cmd_pdu);
+
+	pdu->list = list;
+	io_uring_cmd_complete_in_task(slot->cmd, deliver_list_tw);
+}
+
+/**
+ * ublk_slot_arm() - the driver gets a command for the slot's next request
+ * @q: the queue
+ * @slot: the slot, the caller its owner
+ * @cmd: the command, marked cancelable
+ *
+ * Return: true; false when the server is going away and @cmd is the caller's to abort.
+ */
+bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd)
+{
+	bool armed;
+
+	/* ublk_close() waits for this section: it finds the command, or we find it closing. */
+	rcu_read_lock();
+	armed = !READ_ONCE(q->closing);
+	slot->cmd = armed ? cmd : NULL;
+	/* Whoever sees ARMED sees the command. */
+	smp_store_release(&slot->state, armed ? UBLK_SLOT_ARMED : UBLK_SLOT_EMPTY);
+	rcu_read_unlock();
+	return armed;
+}

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the driver's files share: the device, its queues, their slots, and the locking rules.
+ *
+ * Locks, outermost first:
+ *
+ *   ub->mutex        the device's state, disk and parameters. Held over del_gendisk(), which
+ *                    waits for I/O: nothing that the server needs to make progress takes it.
+ *   (uring_lock)     io_uring's, held by it around I/O commands and their task work
+ *   ub->gate_mutex   who may pass: gate, closing, readiness, a slot's first fetch. Held over
+ *                    synchronize_rcu() at most, never over a wait for the server.
+ *   queue->lock      a slot's ARMED -> EMPTY, so that a command is cancelled once
+ *   ub->disk_lock    the disk and server pointers, for those who may not take ub->mutex
+ *
+ * The I/O path takes none of them. It runs in RCU read sections: after a gate is closed and
+ * synchronize_rcu() has returned, every request that passed has claimed its slot.
+ */
+#ifndef UBLK_DRIVER_H
+#define UBLK_DRIVER_H
+
+#include <linux/blk-mq.h>
+#include <linux/cdev.h>
+#include <linux/device.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
+#include <linux/uio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include "../include/uapi/ublk.h"
+#include "compat/compat.h"
+
+#define UBLK_MAX_DEVICES (1U << MINORBITS)
+
+struct ublk_device;
+
+/**
+ * enum ublk_slot_state - who holds a tag's command and request
+ * @UBLK_SLOT_EMPTY: no command: before the fetch, or after an abort
+ * @UBLK_SLOT_ARMED: the driver holds a command; it may be cancelled
+ * @UBLK_SLOT_CLAIMED: a request claimed the command; its task work is on the way and is the
+ *	only one to touch the slot
+ * @UBLK_SLOT_SERVED: the server holds the request; the server's task is the only one to touch
+ *	the slot, and after that task's end the release
+ * @UBLK_SLOT_NEED_DATA: as SERVED, for a write that was announced without its data
+ */
+enum ublk_slot_state {
+	UBLK_SLOT_EMPTY,
+	UBLK_SLOT_ARMED,
+	UBLK_SLOT_CLAIMED,
+	UBLK_SLOT_SERVED,
+	UBLK_SLOT_NEED_DATA,
+};
+
+/* Bit in ublk_slot.lock: the filled prefix is being moved, see usercopy.c. */
+#define UBLK_SLOT_FILL_LOCK 0
+
+/**
+ * struct ublk_slot - one tag
+ * @cmd: the server's command, while ARMED or CLAIMED
+ * @req: the request, while CLAIMED, SERVED or NEED_DATA, and until @ref is zero
+ * @task: the only task whose commands count; set by the fetch
+ * @addr: the server's buffer
+ * @lock: bit lock, UBLK_SLOT_FILL_LOCK
+ * @ref: holds on the request besides the server's own; used by devices where data moves by
+ *	other ways than a copy at dispatch and commit
+ * @res: what the server committed
+ * @filled: bytes at the request's start that hold what the server wrote, or zeroes
+ * @state: enum ublk_slot_state
+ *
+ * One cache line each: neighbours are served by different CPUs.
+ */
+struct ublk_slot {
+	struct io_uring_cmd *cmd;
+	struct request *req;
+	struct task_struct *task;
+	u64 addr;
+	unsigned long lock;
+	refcount_t ref;
+	s32 res;
+	u32 filled;
+	u8 state;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * enum ublk_gate - what happens to a request that arrives
+ * @UBLK_GATE_PASS: there is a server
+ * @UBLK_GATE_HOLD: there will be one: put the request back
+ * @UBLK_GATE_FAIL: there is none and none to wait for
+ */
+enum ublk_gate {
+	UBLK_GATE_PASS,
+	UBLK_GATE_HOLD,
+	UBLK_GATE_FAIL,
+};
+
+/**
+ * struct ublk_queue - one hardware queue
+ * @ub: the device
+ * @desc: one descriptor per tag, mapped by the server
+ * @features: copy of the device's UBLK_F_*
+ * @q_id: the queue's number
+ * @depth: number of tags
+ * @gate: enum ublk_gate, written under gate_mutex
+ * @closing: the server goes away: commits arm no further command; under gate_mutex
+ * @nr_ready: slots that have fetched; under gate_mutex
+ * @lock: see the locking rules
+ * @slots: one per tag
+ */
+struct ublk_queue {
+	struct ublk_device *ub;
+	struct ublksrv_io_desc *desc;
+	u64 features;
+	u16 q_id;
+	u16 depth;
+	u8 gate;
+	bool closing;
+	u16 nr_ready;
+	spinlock_t lock;
+	struct ublk_slot slots[];
+};
+
+/**
+ * enum ublk_dev_state - life of a device, drawn in docs/driver.md
+ * @UBLK_DEV_NEW: added, never started
+ * @UBLK_DEV_LIVE: served
+ * @UBLK_DEV_QUIESCED: no server; I/O waits
+ * @UBLK_DEV_FAILING: no server; I/O fails
+ * @UBLK_DEV_STOPPED: had a disk, has none any more
+ */
+enum ublk_dev_state {
+	UBLK_DEV_NEW,
+	UBLK_DEV_LIVE,
+	UBLK_DEV_QUIESCED,
+	UBLK_DEV_FAILING,
+	UBLK_DEV_STOPPED,
+	UBLK_DEV_NR_STATES,
+};
+
+/* Bits in ublk_device.flags. */
+enum {
+	UBLK_DEV_OPEN,	       /* a server has the char device */
+	UBLK_DEV_DELETED,      /* DEL_DEV took it */
+	UBLK_DEV_UNTRUSTED,    /* a task without CAP_SYS_ADMIN fetched */
+	UBLK_DEV_REFUSE_OPENS, /* TRY_STOP_DEV found the disk unused */
+	UBLK_DEV_CHARGED,      /* counts as an unprivileged device */
+	UBLK_DEV_TAG_SET,      /* tag_set is to be freed */
+};
+
+/**
+ * struct ublk_device - one device, from ADD_DEV until the last reference is gone
+ * @dev: the char device; counts the references
+ * @cdev: the char device
+ * @info: as negotiated; what changes of it changes under @mutex
+ * @params: as last set; under @mutex
+ * @state: enum ublk_dev_state, by ublk_state_set() only
+ * @flags: UBLK_DEV_OPEN and so on, atomic bits
+ * @stopping: STOP_DEV has begun, there will be no next server
+ * @closing: copy of the queues'; under @gate_mutex
+ * @gate: the queues', enum ublk_gate; under @gate_mutex
+ * @nr_ready: queues whose slots have all fetched; under @gate_mutex
+ * @closes: times that the char device was released; under @gate_mutex
+ * @mutex: see the locking rules
+ * @gate_mutex: see the locking rules
+ * @disk_lock: see the locking rules
+ * @disk: the block device, or NULL
+ * @server: thread group that opened the char device; under @disk_lock
+ * @mm: address space that mapped the descriptors, to compare only
+ * @wait: for readiness, for the end of the release
+ * @release_work: the server has gone (recovery.c)
+ * @close_work: cancels what a dying server's other tasks and rings hold
+ * @scan_work: partition scan after START_DEV
+ * @tag_set: of the disk
+ * @queues: info.nr_hw_queues of them
+ */
+struct ublk_device {
+	struct device dev;
+	struct cdev cdev;
+	struct ublksrv_ctrl_dev_info info;
+	struct ublk_params params;
+
+	enum ublk_dev_state state;
+	unsigned long flags;
+	bool stopping;
+	bool closing;
+	u8 gate;
+	u32 nr_ready;
+	u32 closes;
+
+	struct mutex mutex;
+	struct mutex gate_mutex;
+	spinlock_t disk_lock;
+	struct gendisk *disk;
+	struct pid *server;
+	struct mm_struct *mm;
+	wait_queue_head_t wait;
+
+	struct work_struct release_work;
+	struct work_struct close_work;
+	struct work_struct scan_work;
+	struct blk_mq_tag_set tag_set;
+	struct ublk_queue *queues[];
+};
+
+/* In a command's private area from its fetch on. */
+struct ublk_cmd_pdu {
+	struct ublk_queue *q;
+	struct request *list; /* to dispatch with this command's task work, by ->rq_next */
+	u16 tag;
+};
+
+static inline bool ublk_has(const struct ublk_device *ub, u64 feature)
+{
+	return ub->info.flags & feature;
+}
+
+/* Data is copied between the request and the server's buffer at dispatch and commit. */
+#define UBLK_F_NO_PLAIN_COPY (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG)
+
+/* Somebody else than the server's task may hold a request. */
+#define UBLK_F_HELD UBLK_F_NO_PLAIN_COPY
+
+static inline bool ublk_queue_copies(const struct ublk_queue *q)
+{
+	return !(q->features & UBLK_F_NO_PLAIN_COPY);
+}
+
+/* May the device outlive its server? */
+static inline bool ublk_recovers(const struct ublk_device *ub)
+{
+	return ublk_has(ub, UBLK_F_USER_RECOVERY) && !READ_ONCE(ub->stopping);
+}
+
+static inline struct ublk_device *ublk_get(struct ublk_device *ub)
+{
+	get_device(&ub->dev);
+	return ub;
+}
+
+static inline void ublk_put(struct ublk_device *ub)
+{
+	put_device(&ub->dev);
+}
+
+/* main.c */
+extern struct workqueue_struct *ublk_wq;
+
+/* control.c */
+extern const struct file_operations ublk_control_fops;
+
+/* device.c */
+struct ublk_device *ublk_device_find(u32 id);
+int ublk_device_add(const struct ublksrv_ctrl_cmd *h);
+int ublk_device_del(struct ublk_device *ub, bool wait);
+int ublk_devices_init(void);
+void ublk_devices_exit(void);
+u64 ublk_features(void);
+
+/* state.c */
+void ublk_state_set(struct ublk_device *ub, enum ublk_dev_state to);
+
+/* start.c */
+int ublk_start(struct ublk_device *ub, pid_t pid);
+int ublk_stop(struct ublk_device *ub);
+void ublk_stop_locked(struct ublk_device *ub);
+int ublk_try_stop(struct ublk_device *ub);
+int ublk_wait_ready_lock(struct ublk_device *ub, pid_t pid);
+int ublk_update_size(struct ublk_device *ub, u64 sectors);
+struct gendisk *ublk_disk_get(struct ublk_device *ub);
+void ublk_disk_put(struct gendisk *disk);
+void ublk_scan_work(struct work_struct *work);
+
+/* params.c */
+int ublk_params_set(struct ublk_device *ub, const struct ublksrv_ctrl_cmd *h);
+int ublk_params_get(struct ublk_device *ub, const struct ublksrv_ctrl_cmd *h);
+void ublk_params_limits(const struct ublk_device *ub, struct ublk_limits *lim);
+
+/* queue.c */
+int ublk_queues_init(struct ublk_device *ub);
+void ublk_queues_exit(struct ublk_device *ub);
+size_t ublk_desc_bytes(unsigned int depth);
+extern const struct blk_mq_ops ublk_mq_ops;
+
+/* dispatch.c */
+struct ublk_slot *ublk_claim(struct ublk_queue *q, struct request *rq);
+void ublk_deliver_later(struct ublk_slot *slot, struct request *list);
+void ublk_reject(struct ublk_queue *q, struct request *rq);
+void ublk_reissue(struct ublk_queue *q, struct request *rq);
+bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd);
+
+/* complete.c */
+void ublk_end_request(struct request *rq, blk_status_t status);
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq);
+
+/* In ublk_slot.res: the server died, the next one gets the request. No server can commit it. */
+#define UBLK_RES_REISSUE S32_MIN
+
+/* copy.c */
+size_t ublk_copy_data(struct request *rq, size_t off, struct iov_iter *iter);
+bool ublk_copy_to_server(struct request *rq, u64 addr);
+bool ublk_copy_from_server(struct request *rq, u64 addr, u32 len);
+void ublk_zero_data(struct request *rq, u32 from, u32 to);
+
+/* usercopy.c */
+ssize_t ublk_ch_read_iter(struct kiocb *iocb, struct iov_iter *to);
+ssize_t ublk_ch_write_iter(struct kiocb *iocb, struct iov_iter *from);
+
+/* io.c */
+int ublk_ch_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+/* chdev.c */
+extern const struct file_operations ublk_ch_fops;
+
+/* server.c */
+void ublk_gate_set(struct ublk_device *ub, enum ublk_gate gate);
+enum ublk_gate ublk_gate_closed(const struct ublk_device *ub);
+int ublk_gate_open(struct ublk_device *ub);
+void ublk_close(struct ublk_device *ub);
+void ublk_server_reset(struct ublk_device *ub);
+void ublk_close_work(struct work_struct *work);
+void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+		      unsigned int issue_flags);
+void ublk_cancel_all(struct ublk_device *ub);
+int ublk_slot_fetch(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
+		    unsigned int issue_flags);
+bool ublk_is_ready(const struct ublk_device *ub);
+void ublk_server_set(struct ublk_device *ub, struct pid *pid);
+pid_t ublk_server_vnr(struct ublk_device *ub);
+void ublk_server_kill(struct ublk_device *ub);
+
+/* recovery.c */
+void ublk_release_work(struct work_struct *work);
+int ublk_recovery_start(struct ublk_device *ub);
+int ublk_recovery_end(struct ublk_device *ub, pid_t pid);
+int ublk_quiesce(struct ublk_device *ub, u64 timeout_ms);
+
+/* unprivileged.c */
+int ublk_may_control(struct ublk_device *ub, u32 nr, struct ublksrv_ctrl_cmd *h);
+int ublk_may_add(struct ublksrv_ctrl_dev_info *info);
+bool ublk_may_open(const struct ublk_device *ub);
+bool ublk_unprivileged_charge(void);
+void ublk_unprivileged_uncharge(void);
+
+#endif

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Loading and unloading.
+ */
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include "driver.h"
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
+/* Work that must run for memory to be freed: requests end in it. */
+struct workqueue_struct *ublk_wq;
+
+static struct miscdevice control = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "ublk-control",
+	.fops = &ublk_control_fops,
+};
+
+static int __init ublk_init(void)
+{
+	int ret;
+
+	ublk_wq = alloc_workqueue("ublk", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!ublk_wq)
+		return -ENOMEM;
+	ret = ublk_devices_init();
+	if (ret)
+		goto free_wq;
+	ret = misc_register(&control);
+	if (ret)
+		goto exit_devices;
+	return 0;
+
+exit_devices:
+	ublk_devices_exit();
+free_wq:
+	destroy_workqueue(ublk_wq);
+	return ret;
+}
+
+static void __exit ublk_exit(void)
+{
+	misc_deregister(&control);
+	ublk_devices_exit();
+	destroy_workqueue(ublk_wq);
+}
+
+module_init(ublk_init);
+module_exit(ublk_exit);
+
+MODULE_DESCRIPTION("Block devices served from userspace");
+MODULE_AUTHOR("The ubd project");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The server's coming and going: readiness, the gate, cancelling its commands.
+ */
+#include <linux/cred.h>
+#include <linux/pid.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include "driver.h"
+
+/* ---- the gate ---------------------------------------------------------------------------- */
+
+/**
+ * ublk_gate_set() - decide what happens to requests from now on
+ * @ub: the device, its gate_mutex held
+ * @gate: the decision
+ *
+ * Requests on their way act on the old decision until an RCU grace period has passed.
+ */
+void ublk_gate_set(struct ublk_device *ub, enum ublk_gate gate)
+{
+	u16 i;
+
+	lockdep_assert_held(&ub->gate_mutex);
+	ub->gate = gate;
+	for (i = 0; i < ub->info.nr_hw_queues; i++)
+		WRITE_ONCE(ub->queues[i]->gate, gate);
+}
+
+/**
+ * ublk_gate_closed() - what becomes of requests that find no server
+ * @ub: the device
+ *
+ * Return: UBLK_GATE_HOLD or UBLK_GATE_FAIL.
+ */
+enum ublk_gate ublk_gate_closed(const struct ublk_device *ub)
+{
+	if (ublk_recovers(ub) && !ublk_has(ub, UBLK_F_USER_RECOVERY_FAIL_IO))
+		return UBLK_GATE_HOLD;
+	return UBLK_GATE_FAIL;
+}
+
+/**
+ * ublk_gate_open() - let requests through to the server
+ * @ub: the device, its mutex held
+ *
+ * Return: 0, or -ENODEV when the server is not complete, or not any more.
+ */
+int ublk_gate_open(struct ublk_device *ub)
+{
+	int ret = 0;
+
+	mutex_lock(&ub->gate_mutex);
+	if (ublk_is_ready(ub))
+		ublk_gate_set(ub, UBLK_GATE_PASS);
+	else
+		ret = -ENODEV;
+	mutex_unlock(&ub->gate_mutex);
+	/* Whoever saw the gate closed has put the request back: a kick finds it. */
+	synchronize_rcu();
+	return ret;
+}
+
+/* ---- readiness --------------------------------------------------------------------------- */
+
+/**
+ * ublk_is_ready() - has every tag been fetched?
+ * @ub: the device
+ *
+ * Return: true when so; it lasts only as long as gate_mutex is held.
+ */
+bool ublk_is_ready(const struct ublk_device *ub)
+{
+	return READ_ONCE(ub->nr_ready) == ub->info.nr_hw_queues && !READ_ONCE(ub->closing);
+}
+
+static int fetch_locked(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
+			unsigned int issue_flags)
+{
+	struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_cmd_pdu);
+	struct ublk_slot *slot = &q->slots[tag];
+	struct ublk_device *ub = q->ub;
+
+	if (ub->closing)
+		return UBLK_IO_RES_ABORT;
+	if (ublk_is_ready(ub))
+		return -EBUSY;
+	if (slot->state != UBLK_SLOT_EMPTY)
+		return -EINVAL;
+	pdu->q = q;
+	pdu->tag = tag;
+	/* Before anybody may end the command. */
+	ublk_cmd_mark_cancelable(cmd, issue_flags);
+	slot->addr = addr;
+	slot->cmd = cmd;
+	WRITE_ONCE(slot->task, get_task_struct(current));
+	smp_store_release(&slot->state, UBLK_SLOT_ARMED);
+	if (!capable(CAP_SYS_ADMIN))
+		set_bit(UBLK_DEV_UNTRUSTED, &ub->flags);
+	if (++q->nr_ready == q->depth)
+		WRITE_ONCE(ub->nr_ready, ub->nr_ready + 1);
+	return 0;
+}
+
+/**
+ * ublk_slot_fetch() - a tag's first command
+ * @q: the queue
+ * @tag: the tag
+ * @addr: the server's buffer
+ * @cmd: the command
+ * @issue_flags: io_uring's
+ *
+ * Makes the current task the tag's own.
+ *
+ * Return: 0 when the driver has taken the command, or what to end it with.
+ */
+int ublk_slot_fetch(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
+		    unsigned int issue_flags)
+{
+	struct ublk_device *ub = q->ub;
+	bool ready;
+	int ret;
+
+	mutex_lock(&ub->gate_mutex);
+	ret = fetch_locked(q, tag, addr, cmd, issue_flags);
+	ready = ublk_is_ready(ub);
+	mutex_unlock(&ub->gate_mutex);
+	if (ready)
+		wake_up_all(&ub->wait);
+	return ret;
+}
+
+/* ---- cancelling -------------------------------------------------------------------------- */
+
+/**
+ * ublk_close() - the server goes away, or is sent away: nothing new for it
+ * @ub: the device
+ *
+ * On return no armed command can be claimed and no command can be armed until the char device
+ * has been released.
+ */
+void ublk_close(struct ublk_device *ub)
+{
+	u16 i;
+
+	mutex_lock(&ub->gate_mutex);
+	if (!ub->closing) {
+		WRITE_ONCE(ub->closing, true);
+		for (i = 0; i < ub->info.nr_hw_queues; i++)
+			WRITE_ONCE(ub->queues[i]->closing, true);
+		if (ub->gate == UBLK_GATE_PASS)
+			ublk_gate_set(ub, ublk_gate_closed(ub));
+		synchronize_rcu();
+	}
+	mutex_unlock(&ub->gate_mutex);
+}
+
+/**
+ * ublk_cancel_slot() - end a slot's armed command
+ * @q: the queue, closing
+ * @tag: the slot's tag
+ * @cmd: only this command, or NULL for whichever there is
+ * @issue_flags: io_uring's, or IO_URING_F_UNLOCKED outside of its calls
+ *
+ * A claimed command is left alone: its task work ends it.
+ */
+void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+		      unsigned int issue_flags)
+{
+	struct ublk_slot *slot = &q->slots[tag];
+	struct io_uring_cmd *victim = NULL;
+
+	spin_lock(&q->lock);
+	if (slot->state == UBLK_SLOT_ARMED && (!cmd || slot->cmd == cmd)) {
+		victim = slot->cmd;
+		slot->cmd = NULL;
+		WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
+	}
+	spin_unlock(&q->lock);
+	if (victim)
+		ublk_cmd_done(victim, UBLK_IO_RES_ABORT, issue_flags);
+}
+
+/**
+ * ublk_cancel_all() - end every armed command
+ * @ub: the device, closing; no lock held, for a command's end takes its ring's
+ */
+void ublk_cancel_all(struct ublk_device *ub)
+{
+	u16 i, tag;
+
+	for (i = 0; i < ub->info.nr_hw_queues; i++)
+		for (tag = 0; tag < ub->info.queue_depth; tag++)
+			ublk_cancel_slot(ub->queues[i], tag, NULL, IO_URING_F_UNLOCKED);
+}
+
+/**
+ * ublk_close_work() - one of the server's tasks is dying: send the others away as well
+ * @work: ublk_device.close_work
+ */
+void ublk_close_work(struct work_struct *work)
+{
+	struct ublk_device *ub = container_of(work, struct ublk_device, close_work);
+
+	ublk_close(ub);
+	ublk_cancel_all(ub);
+	wake_up_all(&ub->wait);
+	ublk_put(ub);
+}
+
+/**
+ * ublk_server_reset() - forget the server that has released the char device
+ * @ub: the device, without a command
+ */
+void ublk_server_reset(struct ublk_device *ub)
+{
+	u16 i, tag;
+
+	mutex_lock(&ub->gate_mutex);
+	for (i = 0; i < ub->info.nr_hw_queues; i++) {
+		struct ublk_queue *q = ub->queues[i];
+
+		for (tag = 0; tag < q->depth; tag++) {
+			struct ublk_slot *slot = &q->slots[tag];
+
+			WARN_ON_ONCE(slot->state != UBLK_SLOT_EMPTY);
+			if (slot->task)
+				put_task_struct(slot->task);
+			slot->task = NULL;
+			slot->addr = 0;
+		}
+		q->nr_ready = 0;
+		WRITE_ONCE(q->closing, false);
+	}
+	WRITE_ONCE(ub->nr_ready, 0);
+	WRITE_ONCE(ub->closing, false);
+	WRITE_ONCE(ub->closes, ub->closes + 1);
+	clear_bit(UBLK_DEV_UNTRUSTED, &ub->flags);
+	mutex_unlock(&ub->gate_mutex);
+	ublk_server_set(ub, NULL);
+}
+
+/* ---- the process ------------------------------------------------------------------------- */
+
+/**
+ * ublk_server_set() - note who opened the char device
+ * @ub: the device
+ * @pid: the thread group, whose reference becomes the device's, or NULL
+ */
+void ublk_server_set(struct ublk_device *ub, struct pid *pid)
+{
+	struct pid *old;
+
+	spin_lock(&ub->disk_lock);
+	old = ub->server;
+	ub->server = pid;
+	ub->mm = NULL;
+	spin_unlock(&ub->disk_lock);
+	put_pid(old);
+}
+
+/**
+ * ublk_server_vnr() - the server's process id, as the caller's namespace has it
+ * @ub: the device
+ *
+ * Return: the id; 0 when there is no server or the caller cannot see it.
+ */
+pid_t ublk_server_vnr(struct ublk_device *ub)
+{
+	pid_t nr;
+
+	spin_lock(&ub->disk_lock);
+	nr = pid_vnr(ub->server);
+	spin_unlock(&ub->disk_lock);
+	return nr;
+}
+
+/**
+ * ublk_server_kill() - end a server that lets requests wait
+ * @ub: the device
+ */
+void ublk_server_kill(struct ublk_device *ub)
+{
+	struct pid *pid;
+
+	spin_lock(&ub->disk_lock);
+	pid = get_pid(ub->server);
+	spin_unlock(&ub->disk_lock);
+	if (pid)
+		kill_pid(pid, SIGKILL, 1);
+	put_pid(pid);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The device's state machine: which steps there are, and that no other is ever taken.
+ */
+#include "driver.h"
+#include "trace.h"
+
+#define TO(state) BIT(UBLK_DEV_##state)
+
+static const u8 steps[UBLK_DEV_NR_STATES] = {
+	[UBLK_DEV_NEW] = TO(LIVE),
+	[UBLK_DEV_LIVE] = TO(QUIESCED) | TO(FAILING) | TO(STOPPED),
+	[UBLK_DEV_QUIESCED] = TO(LIVE) | TO(STOPPED),
+	[UBLK_DEV_FAILING] = TO(LIVE) | TO(STOPPED),
+	[UBLK_DEV_STOPPED] = 0,
+};
+
+static const u16 as_seen[UBLK_DEV_NR_STATES] = {
+	[UBLK_DEV_NEW] = UBLK_S_DEV_DEAD,
+	[UBLK_DEV_LIVE] = UBLK_S_DEV_LIVE,
+	[UBLK_DEV_QUIESCED] = UBLK_S_DEV_QUIESCED,
+	[UBLK_DEV_FAILING] = UBLK_S_DEV_FAIL_IO,
+	[UBLK_DEV_STOPPED] = UBLK_S_DEV_DEAD,
+};
+
+/**
+ * ublk_state_set() - take one step
+ * @ub: the device, its mutex held
+ * @to: the next state
+ */
+void ublk_state_set(struct ublk_device *ub, enum ublk_dev_state to)
+{
+	lockdep_assert_held(&ub->mutex);
+	WARN_ONCE(!(steps[ub->state] & BIT(to)), "ublk%u: state %u to %u is no step\n",
+		  ub->info.dev_id, ub->state, to);
+	trace_ublk_state(ub->info.dev_id, ub->state, to);
+	WRITE_ONCE(ub->state, to);
+	WRITE_ONCE(ub->info.state, as_seen[to]);
+}

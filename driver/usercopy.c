@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * UBLK_F_USER_COPY: the server moves a request's data with pread and pwrite on the char device.
+ *
+ * A reader must never see what the pages held before. slot->filled is the length of the prefix
+ * that is safe: written by the server, or zeroed. A write beyond it zeroes the gap first; the
+ * commit zeroes what is missing at the end. A server that fills in order, or at once, pays
+ * nothing for it.
+ */
+#include <linux/uio.h>
+#include <linux/wait_bit.h>
+#include "driver.h"
+
+/* A position on the char device, taken apart. */
+struct place {
+	u16 q_id;
+	u16 tag;
+	u32 off;
+};
+
+static int place_decode(struct ublk_device *ub, loff_t pos, struct place *p)
+{
+	u64 at = pos - UBLKSRV_IO_BUF_OFFSET;
+
+	if (pos < UBLKSRV_IO_BUF_OFFSET || at >= UBLKSRV_IO_BUF_TOTAL_SIZE)
+		return -EINVAL;
+	p->off = at & UBLK_IO_BUF_BITS_MASK;
+	p->tag = (at >> UBLK_TAG_OFF) & UBLK_TAG_BITS_MASK;
+	p->q_id = (at >> UBLK_QID_OFF) & UBLK_QID_BITS_MASK;
+	if (p->q_id >= ub->info.nr_hw_queues || p->tag >= ub->info.queue_depth)
+		return -EINVAL;
+	return 0;
+}
+
+static bool slot_hold(struct ublk_slot *slot)
+{
+	if (!refcount_inc_not_zero(&slot->ref))
+		return false;
+	/* Pairs with hand_over(): the request is there. */
+	smp_rmb();
+	return true;
+}
+
+static void slot_release(struct ublk_queue *q, struct ublk_slot *slot)
+{
+	struct request *rq = slot->req;
+
+	if (refcount_dec_and_test(&slot->ref))
+		ublk_complete(q, slot, rq);
+}
+
+/*
+ * Makes @from the start of a copy that ends at @end, and everything before it safe.
+ * Stores how far the prefix reached before, for a copy that comes short.
+ */
+static int fill_begin(struct ublk_slot *slot, struct request *rq, u32 from, u32 end, u32 *before)
+{
+	if (wait_on_bit_lock(&slot->lock, UBLK_SLOT_FILL_LOCK, TASK_KILLABLE))
+		return -EINTR;
+	*before = slot->filled;
+	if (from > slot->filled)
+		ublk_zero_data(rq, slot->filled, from);
+	if (end > slot->filled)
+		slot->filled = end;
+	clear_and_wake_up_bit(UBLK_SLOT_FILL_LOCK, &slot->lock);
+	return 0;
+}
+
+static ssize_t copy_in(struct ublk_slot *slot, struct request *rq, u32 off, struct iov_iter *iter)
+{
+	u32 end = off + min_t(size_t, iov_iter_count(iter), blk_rq_bytes(rq) - off);
+	u32 before, got;
+	int ret = fill_begin(slot, rq, off, end, &before);
+
+	if (ret)
+		return ret;
+	got = ublk_copy_data(rq, off, iter);
+	/* Promised to be filled and was not; nobody else had filled it before. */
+	if (off + got < end && end > before)
+		ublk_zero_data(rq, max(off + got, before), end);
+	return got;
+}
+
+/* The request goes to the server: only data of its own direction. */
+static bool right_way(const struct request *rq, bool to_user)
+{
+	return to_user ? req_op(rq) == REQ_OP_WRITE : req_op(rq) == REQ_OP_READ;
+}
+
+static ssize_t copy_slot(struct ublk_slot *slot, u32 off, struct iov_iter *iter, bool to_user)
+{
+	struct request *rq = slot->req;
+	ssize_t ret;
+
+	if (!bio_has_data(rq->bio) || off > blk_rq_bytes(rq))
+		return -EINVAL;
+	if (!right_way(rq, to_user))
+		return -EACCES;
+	if (!iov_iter_count(iter) || off == blk_rq_bytes(rq))
+		return 0;
+	ret = to_user ? ublk_copy_data(rq, off, iter) : copy_in(slot, rq, off, iter);
+	return ret ?: -EFAULT;
+}
+
+static ssize_t user_copy(struct kiocb *iocb, struct iov_iter *iter, bool to_user)
+{
+	struct ublk_device *ub = iocb->ki_filp->private_data;
+	struct ublk_slot *slot;
+	struct ublk_queue *q;
+	struct place at;
+	ssize_t ret;
+
+	/* Not from inside the kernel: a pipe could take the pages themselves. */
+	if (!user_backed_iter(iter) || !ublk_has(ub, UBLK_F_USER_COPY))
+		return -EACCES;
+	if (READ_ONCE(ub->info.state) == UBLK_S_DEV_DEAD)
+		return -EACCES;
+	ret = place_decode(ub, iocb->ki_pos, &at);
+	if (ret)
+		return ret;
+	q = ub->queues[at.q_id];
+	slot = &q->slots[at.tag];
+	/* The commit comes from this very task: the request cannot go away. */
+	if (READ_ONCE(slot->task) == current && READ_ONCE(slot->state) == UBLK_SLOT_SERVED)
+		return copy_slot(slot, at.off, iter, to_user);
+	if (!slot_hold(slot))
+		return -EINVAL;
+	ret = copy_slot(slot, at.off, iter, to_user);
+	slot_release(q, slot);
+	return ret;
+}
+
+/**
+ * ublk_ch_read_iter() - pread on the char device: a write request's data
+ * @iocb: its position names queue, tag and offset
+ * @to: where to
+ *
+ * Return: bytes or -errno.
+ */
+ssize_t ublk_ch_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	return user_copy(iocb, to, true);
+}
+
+/**
+ * ublk_ch_write_iter() - pwrite on the char device: a read request's data
+ * @iocb: its position names queue, tag and offset
+ * @from: where from
+ *
+ * Return: bytes or -errno.
+ */
+ssize_t ublk_ch_write_iter(struct kiocb *iocb, struct iov_iter *from)
+{
+	return user_copy(iocb, from, false);
+}
