@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* What `ubd add` was asked for. */
+#ifndef CLI_ADD_ARGS_H
+#define CLI_ADD_ARGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <ubd/ubd.h>
+
+#include "args.h"
+
+/* One option of the target, as given, paths made absolute. */
+struct add_setting {
+	const struct ubd_option *option;
+	char *value;
+};
+
+struct add_request {
+	const struct ubd_target *target;
+	struct ubd_device_config config;
+	struct add_setting *settings;
+	size_t count;
+	bool foreground;
+	bool json;
+	bool help;
+};
+
+extern const struct arg_option add_options[];
+
+/* 0, or the exit code after saying what is wrong. With .help the rest need not be complete. */
+int add_parse(int argc, char **argv, struct add_request *request);
+void add_release(struct add_request *request);
+
+#endif
