@@ -94,9 +94,28 @@ apt_update() {
 	APT_FRESH=$1
 }
 
+# The kernel packages that can be downloaded (pkgnames would also list those
+# that others merely refer to).
+packages() {
+	apt-cache search --names-only '^linux-(image|binary|modules|headers)-[0-9]' | cut -d' ' -f1
+}
+
 # newest REGEX: the package whose name matches and sorts last as a version.
 newest() {
-	apt-cache pkgnames linux- | grep -E "^$1\$" | sort -V | tail -n 1
+	packages | grep -E "^$1\$" | sort -V | tail -n 1
+}
+
+available() {
+	packages | grep -xF "$1" >/dev/null # not -q, whose early end would kill packages
+}
+
+# series_of KIND...: the series whose packages of these kinds are all there.
+series_of() {
+	local kind
+
+	for kind; do
+		packages | sed -nE "s/^linux-$kind-([0-9]+\.[0-9]+)([.~].*)?-amd64\$/\1/p" | sort -u
+	done | sort -V | uniq -c | awk -v n=$# '$1 == n { printf "%s%s", sep, $2; sep = " " }'
 }
 
 # unpack DIR PACKAGE...: download the packages and lay their files out in DIR.
