@@ -193,9 +193,9 @@ static int store_list(struct ubd_device *dev, const struct ubd_option *o, const 
 {
 	struct option_values *v = dev->values;
 	char *s = keep_string(v, o->type == UBD_PATHS ? absolute(value) : strdup(value));
-	const char **items = malloc((list->count + 1) * sizeof(*items));
+	const char **items = s ? malloc((list->count + 1) * sizeof(*items)) : NULL;
 
-	if (!s || !keep(&v->arrays, &v->nr_arrays, items))
+	if (!keep(&v->arrays, &v->nr_arrays, items))
 		return out_of_memory(dev);
 	if (list->count)
 		memcpy(items, list->items, list->count * sizeof(*items));

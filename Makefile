@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+# The front door: every target sets up what it needs on Debian 12 and does its job.
+#
+#   make            build the library, the targets and the command line
+#   make demo       the main job on real input, in a guest or on this kernel
+#   make test       all tests that CI runs
+#   make bench      figures beside the kernel's own drivers
+#   make help       the rest
+
+BUILD ?= build
+KERNEL ?= 6.12
+DRIVER ?= intree
+ONLY ?=
+
+BUILD_PACKAGES = gcc meson ninja-build pkg-config libc6-dev liburing-dev libjson-c-dev \
+	libnbd-dev zlib1g-dev libzstd-dev
+TEST_PACKAGES = clang clang-format libclang-rt-14-dev python3 fio e2fsprogs xfsprogs btrfs-progs \
+	fdisk nbdkit qemu-utils mandoc git
+
+.PHONY: all build setup setup-build setup-test demo test bench driver conform selftests \
+	check-driver check-targets check-zero-copy install format clean help
+
+all: build
+
+build: setup-build
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
+	@ninja -C $(BUILD) --quiet
+
+setup-build:
+	@scripts/need $(BUILD_PACKAGES)
+
+setup-test: setup-build
+	@scripts/need $(TEST_PACKAGES)
+	@vm/setup
+
+setup: setup-test
+
+demo: build
+	@scripts/demo
+
+test: build setup-test
+	@tests/run
+
+bench: build setup-test
+	@bench/run $(if $(ONLY),--only $(ONLY))
+
+driver:
+	@driver/build $(KERNEL)
+
+conform: setup-test
+	@tests/conform/run --kernel $(KERNEL) --driver $(DRIVER)
+
+install: build
+	@meson install -C $(BUILD)
+
+format:
+	clang-format -i include/ubd/*.h include/uapi/*.h lib/*.[ch] $$(find targets cli tests -name '*.[ch]')
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
+	@echo 'make driver KERNEL=6.1|6.12|7.2           build the kernel module'
+	@echo 'make conform KERNEL=... DRIVER=ours|intree   the ABI conformance suite'
+	@echo 'make install | format | clean'
