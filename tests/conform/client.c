@@ -64,7 +64,8 @@ static long do_io(int fd, const struct io *io, uint8_t *data)
 	case IO_DISCARD:
 		return ioctl(fd, BLKDISCARD, range);
 	case IO_ZERO:
-		return ioctl(fd, BLKZEROOUT, range);
+		return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)io->offset,
+				 (off_t)io->bytes);
 	case IO_ZERO_KEEP:
 		return fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)io->offset,
 				 (off_t)io->bytes);
@@ -130,7 +131,7 @@ long io_end_within(struct job *job, unsigned ms)
 	long res = 0;
 	int ret = job_wait(job, ms, &res);
 
-	if (ret == -ETIMEDOUT)
+	if (ret == JOB_RUNNING)
 		return ret;
 	job_put(job);
 	return ret ? ret : res;
@@ -140,7 +141,7 @@ long io_end(struct job *job)
 {
 	long res = io_end_within(job, IO_LIMIT_MS);
 
-	REQUIRE(res != -ETIMEDOUT, "an I/O does not end");
+	REQUIRE(res != JOB_RUNNING, "an I/O does not end");
 	return res;
 }
 

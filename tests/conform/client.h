@@ -18,7 +18,7 @@ enum io_kind {
 	IO_WRITE_FUA, /* O_DIRECT and RWF_DSYNC */
 	IO_FLUSH,     /* fsync */
 	IO_DISCARD,
-	IO_ZERO,      /* BLKZEROOUT: may unmap */
+	IO_ZERO,      /* fallocate(PUNCH_HOLE): may unmap */
 	IO_ZERO_KEEP, /* fallocate(ZERO_RANGE): must not unmap */
 	IO_SECURE,    /* BLKSECDISCARD */
 	IO_OPEN,      /* open for length milliseconds */
@@ -41,7 +41,7 @@ struct job *io_begin_seeded(const struct dev *dev, enum io_kind kind, uint64_t o
 struct job *io_begin_as(const struct io *io);
 /* Result of a begun one; the case ends when it does not. Frees it. */
 long io_end(struct job *job);
-/* Same, within ms; -ETIMEDOUT leaves it running and owned by the caller. */
+/* Same, within ms; JOB_RUNNING leaves it running and owned by the caller. */
 long io_end_within(struct job *job, unsigned ms);
 /* Both at once. */
 long io_run(const struct dev *dev, enum io_kind kind, uint64_t offset, uint64_t bytes);

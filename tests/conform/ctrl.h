@@ -27,7 +27,7 @@ struct ctrl {
 	unsigned limit_ms; /* 0: 20 s */
 };
 
-/* The command's result, -ETIMEDOUT when it does not end, -ECHILD when its process was killed. */
+/* The command's result, JOB_RUNNING when it does not end, -ECHILD when its process was killed. */
 long ctrl_run(struct ctrl *c);
 /* Begin it, for job_wait(). */
 struct job *ctrl_begin(const struct ctrl *c);

@@ -22,6 +22,18 @@ static const struct difference differences[] = {
 	 "6.12 has no upper bound for block and I/O sizes"},
 	{"params-io-opt-255", DRV_INTREE_6_12, DIFF_RESULT, 0,
 	 "6.12 has no upper bound for block and I/O sizes"},
+	{"fetch-twice", DRV_INTREE_6_12, DIFF_RESULT, -EBUSY,
+	 "6.12 calls a command fetched twice busy; both refuse it"},
+	{"foreign-fetch-after-start", DRV_INTREE_6_12, DIFF_RESULT, -EINVAL,
+	 "6.12 checks the task before the state; both refuse it"},
+	{"commit_too_much_for_a_read", DRV_INTREE, DIFF_NOT_RUN, 0,
+	 "a result above the request's length makes the kernel warn, from any server"},
+	{"short-within-a-sector-wrong-data", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree asks for the rest from the next sector on and misplaces it"},
+	{"user-copy-not-granted", DRV_INTREE_6_12, DIFF_RESULT, -EINVAL,
+	 "6.12 has another error for it; both refuse it"},
+	{"user-copy-over-the-end", DRV_INTREE_6_12, DIFF_RESULT, 512,
+	 "6.12 counts bytes beyond the request that it did not copy"},
 };
 
 static unsigned current;

@@ -182,7 +182,7 @@ bool job_ended(struct job *job)
 int job_wait(struct job *job, unsigned ms, long *result)
 {
 	if (!take_end(job, ms))
-		return -ETIMEDOUT;
+		return JOB_RUNNING;
 	if (!WIFEXITED(job->status) || WEXITSTATUS(job->status))
 		return -ECHILD;
 	if (result)

@@ -16,6 +16,8 @@
 #include <sys/types.h>
 
 #define JOB_MAX 96
+/* Not an errno: a job that has not ended yet. */
+#define JOB_RUNNING (-1000001)
 #define JOB_ARG_BYTES 512
 #define JOB_DATA_BYTES (4U << 20)
 
@@ -40,7 +42,7 @@ struct job *job_new(long (*fn)(struct job *job), const void *arg, size_t bytes);
 void job_start(struct job *job);
 /* True when the process has ended: nothing it had open is open any more. */
 bool job_ended(struct job *job);
-/* 0 and the function's result, -ETIMEDOUT, or -ECHILD when something killed the process. */
+/* 0 and the function's result, JOB_RUNNING, or -ECHILD when something killed the process. */
 int job_wait(struct job *job, unsigned ms, long *result);
 /* For the next job_new(); the job must have ended. */
 void job_put(struct job *job);
