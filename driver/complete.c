@@ -54,7 +54,8 @@ static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct r
 	/* The rest is a request too: it begins with a block. */
 	if (unlikely(done < bytes))
 		done = round_down(done, queue_logical_block_size(rq->q));
-	if (unlikely(!done || (req_op(rq) == REQ_OP_READ && !fill_read(q, slot, rq, done)))) {
+	/* Nothing read is the end of the server's data; nothing written is asked for again. */
+	if (req_op(rq) == REQ_OP_READ && unlikely(!done || !fill_read(q, slot, rq, done))) {
 		ublk_end_request(rq, BLK_STS_IOERR);
 		return;
 	}

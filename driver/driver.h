@@ -6,7 +6,8 @@
  *
  *   ub->mutex        the device's state, disk and parameters. Held over del_gendisk(), which
  *                    waits for I/O: nothing that the server needs to make progress takes it.
- *   (uring_lock)     io_uring's, held by it around I/O commands and their task work
+ *   (uring_lock)     io_uring's, held by it around I/O commands and their task work, and taken
+ *		      by it when we end a command out of turn
  *   ub->gate_mutex   who may pass: gate, closing, readiness, a slot's first fetch. Held over
  *                    synchronize_rcu() at most, never over a wait for the server.
  *   queue->lock      a slot's ARMED -> EMPTY, so that a command is cancelled once
@@ -320,7 +321,7 @@ void ublk_server_reset(struct ublk_device *ub);
 void ublk_close_work(struct work_struct *work);
 void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		      unsigned int issue_flags);
-void ublk_cancel_all(struct ublk_device *ub);
+void ublk_send_away(struct ublk_device *ub);
 int ublk_slot_fetch(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
 		    unsigned int issue_flags);
 bool ublk_is_ready(const struct ublk_device *ub);

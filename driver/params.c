@@ -54,8 +54,7 @@ static int check_dma(const struct ublk_param_dma_align *p)
 
 static int check_segment(const struct ublk_param_segment *p)
 {
-	/* A mask of all ones is no boundary; its successor is 0. */
-	if (p->seg_boundary_mask & (p->seg_boundary_mask + 1))
+	if (!is_power_of_2(p->seg_boundary_mask + 1))
 		return -EINVAL;
 	if (p->seg_boundary_mask < UBLK_MIN_SEGMENT_SIZE - 1)
 		return -EINVAL;

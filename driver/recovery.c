@@ -79,12 +79,9 @@ void ublk_release_work(struct work_struct *work)
 
 	mutex_lock(&ub->mutex);
 	settle(ub);
-	mutex_unlock(&ub->mutex);
-	/* A stopped device's scan has nothing left to wait for. */
-	if (!ub->disk)
-		cancel_work_sync(&ub->scan_work);
 	ublk_server_reset(ub);
 	clear_bit_unlock(UBLK_DEV_OPEN, &ub->flags);
+	mutex_unlock(&ub->mutex);
 	wake_up_all(&ub->wait);
 	ublk_put(ub);
 }
@@ -145,33 +142,36 @@ int ublk_recovery_end(struct ublk_device *ub, pid_t pid)
 	return ret;
 }
 
-/* Can this queue's server be told? */
-static bool has_armed(const struct ublk_queue *q)
+/*
+ * Can this queue's server be told? By the end of an armed command, or when it commits; not while
+ * all its tags are on their way to a task that takes none of them.
+ */
+static bool can_be_told(const struct ublk_queue *q)
 {
 	u16 tag;
 
 	for (tag = 0; tag < q->depth; tag++)
-		if (READ_ONCE(q->slots[tag].state) == UBLK_SLOT_ARMED)
+		if (READ_ONCE(q->slots[tag].state) != UBLK_SLOT_CLAIMED)
 			return true;
 	return false;
 }
 
-static bool all_have_armed(const struct ublk_device *ub)
+static bool all_can_be_told(const struct ublk_device *ub)
 {
 	u16 i;
 
 	for (i = 0; i < ub->info.nr_hw_queues; i++)
-		if (!has_armed(ub->queues[i]))
+		if (!can_be_told(ub->queues[i]))
 			return false;
 	return true;
 }
 
-/* Waits until every queue has a command to end, so that every server thread hears of it. */
-static int wait_for_armed(struct ublk_device *ub, u64 timeout_ms)
+/* Waits until every queue's server thread will hear of it. */
+static int wait_for_ears(struct ublk_device *ub, u64 timeout_ms)
 {
 	u64 waited = 0;
 
-	while (!READ_ONCE(ub->closing) && !all_have_armed(ub)) {
+	while (!READ_ONCE(ub->closing) && !all_can_be_told(ub)) {
 		if (signal_pending(current))
 			return -EINTR;
 		if (timeout_ms && waited >= timeout_ms)
@@ -190,9 +190,11 @@ static int quiesce_locked(struct ublk_device *ub, u64 timeout_ms)
 	ublk_gate_set(ub, ublk_gate_closed(ub));
 	mutex_unlock(&ub->gate_mutex);
 	synchronize_rcu();
-	ret = wait_for_armed(ub, timeout_ms);
+	ret = wait_for_ears(ub, timeout_ms);
 	/* Not done: as it was, unless the server died meanwhile. */
-	if (ret && !ublk_gate_open(ub))
+	if (!ret)
+		ublk_send_away(ub);
+	else if (!ublk_gate_open(ub))
 		blk_mq_kick_requeue_list(ub->disk->queue);
 	return ret;
 }
@@ -217,9 +219,5 @@ int ublk_quiesce(struct ublk_device *ub, u64 timeout_ms)
 	else if (ub->state == UBLK_DEV_LIVE)
 		ret = quiesce_locked(ub, timeout_ms);
 	mutex_unlock(&ub->mutex);
-	if (ret)
-		return ret;
-	ublk_close(ub);
-	ublk_cancel_all(ub);
-	return 0;
+	return ret;
 }

@@ -181,17 +181,30 @@ void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		ublk_cmd_done(victim, UBLK_IO_RES_ABORT, issue_flags);
 }
 
-/**
- * ublk_cancel_all() - end every armed command
- * @ub: the device, closing; no lock held, for a command's end takes its ring's
- */
-void ublk_cancel_all(struct ublk_device *ub)
+/* Ends every armed command. The device is closing. */
+static void cancel_all(struct ublk_device *ub)
 {
 	u16 i, tag;
 
 	for (i = 0; i < ub->info.nr_hw_queues; i++)
 		for (tag = 0; tag < ub->info.queue_depth; tag++)
 			ublk_cancel_slot(ub->queues[i], tag, NULL, IO_URING_F_UNLOCKED);
+}
+
+/**
+ * ublk_send_away() - tell the server, if there is one, to go
+ * @ub: the device, its mutex held: the release, which makes room for the next server, waits
+ *
+ * Takes the locks of the server's rings.
+ */
+void ublk_send_away(struct ublk_device *ub)
+{
+	lockdep_assert_held(&ub->mutex);
+	if (!test_bit(UBLK_DEV_OPEN, &ub->flags))
+		return;
+	ublk_close(ub);
+	cancel_all(ub);
+	wake_up_all(&ub->wait);
 }
 
 /**
@@ -203,7 +216,7 @@ void ublk_close_work(struct work_struct *work)
 	struct ublk_device *ub = container_of(work, struct ublk_device, close_work);
 
 	ublk_close(ub);
-	ublk_cancel_all(ub);
+	cancel_all(ub);
 	wake_up_all(&ub->wait);
 	ublk_put(ub);
 }

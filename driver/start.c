@@ -243,6 +243,8 @@ void ublk_stop_locked(struct ublk_device *ub)
 	synchronize_rcu();
 	blk_mq_kick_requeue_list(disk->queue);
 	del_gendisk(disk);
+	/* Its reads have ended or fail at once. */
+	cancel_work_sync(&ub->scan_work);
 	disk_set(ub, NULL);
 	WRITE_ONCE(ub->info.ublksrv_pid, -1);
 	ublk_state_set(ub, UBLK_DEV_STOPPED);
@@ -259,10 +261,8 @@ int ublk_stop(struct ublk_device *ub)
 {
 	mutex_lock(&ub->mutex);
 	ublk_stop_locked(ub);
+	ublk_send_away(ub);
 	mutex_unlock(&ub->mutex);
-	cancel_work_sync(&ub->scan_work);
-	ublk_close(ub);
-	ublk_cancel_all(ub);
 	return 0;
 }
 
