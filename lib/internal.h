@@ -62,6 +62,7 @@ struct tag {
 	void *buf;	  /* the data in our memory, where the way has it there */
 	void *own_buf;	  /* allocated for this tag; buf may be a caller's in local use */
 	uint32_t dirty;	  /* bytes of own_buf from its start that may not be zero */
+	uint32_t touched; /* bytes of own_buf from its start that have memory of their own */
 	uint8_t state;	  /* enum tag_state */
 	uint8_t fill;	  /* enum fill_state */
 	bool have_data;	  /* buf holds the WRITE's data */

@@ -152,17 +152,29 @@ static int user_copy(struct tag *t, bool to_driver, uintptr_t mem, uint32_t at, 
 	return 0;
 }
 
+/* Only what may not be zero already. Memory never written to is the kernel's zero page, which it
+ * copies from by its slowest path: write to it once. */
+static void zero_own_buffer(struct tag *t, uint32_t size)
+{
+	memset(t->buf, 0, MIN(t->dirty, size));
+	if (t->dirty <= size)
+		t->dirty = 0;
+	if (t->touched < size) {
+		memset((char *)t->buf + t->touched, 0, size - t->touched);
+		t->touched = size;
+	}
+}
+
 /* Zero the whole of a READ's data, where it is. */
 static int zero_request(struct tag *t, uint32_t size)
 {
 	struct ubd_queue *q = t->io.queue;
 
 	if (in_buffer(t)) {
-		bool own = t->buf == t->own_buf;
-
-		memset(t->buf, 0, own ? MIN(t->dirty, size) : size);
-		if (own && t->dirty <= size)
-			t->dirty = 0;
+		if (t->buf == t->own_buf)
+			zero_own_buffer(t, size);
+		else
+			memset(t->buf, 0, size);
 		return 0;
 	}
 	return user_copy(t, true, (uintptr_t)q->zeros, 0, size);
