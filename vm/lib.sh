@@ -97,7 +97,7 @@ apt_update() {
 # The kernel packages that can be downloaded (pkgnames would also list those
 # that others merely refer to).
 packages() {
-	apt-cache search --names-only '^linux-(image|binary|modules|headers)-[0-9]' | cut -d' ' -f1
+	apt-cache search --names-only '^linux-(image|binary|modules|base|headers)-[0-9]' | cut -d' ' -f1
 }
 
 # newest REGEX: the package whose name matches and sorts last as a version.
