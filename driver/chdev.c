@@ -15,6 +15,7 @@ static int ch_open(struct inode *inode, struct file *file)
 		return -EBUSY;
 	ublk_server_set(ub, get_pid(task_tgid(current)));
 	file->private_data = ub;
+	ublk_watch_start(ub);
 	return 0;
 }
 

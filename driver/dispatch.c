@@ -167,6 +167,7 @@ static void deliver_to_nobody(struct ublk_queue *q, struct ublk_slot *slot, stru
 
 	slot->cmd = NULL;
 	WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
+	ublk_close_later(q->ub);
 	ublk_reject(q, rq);
 	ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
 }
@@ -204,7 +205,8 @@ static void deliver(struct ublk_queue *q, struct request *rq, unsigned int issue
 	struct ublk_slot *slot = &q->slots[rq->tag];
 
 	/* io_uring runs a dead task's work in another. */
-	if (unlikely(current != slot->task || (current->flags & PF_EXITING))) {
+	if (unlikely(current != slot->task || (current->flags & PF_EXITING) ||
+		     ublk_ring_is_dying(slot->cmd))) {
 		deliver_to_nobody(q, slot, rq, issue_flags);
 		return;
 	}

@@ -105,6 +105,7 @@ enum ublk_gate {
  * @gate: enum ublk_gate, written under gate_mutex
  * @closing: the server goes away: commits arm no further command; under gate_mutex
  * @nr_ready: slots that have fetched; under gate_mutex
+ * @idle_before: nothing to do at the watch's last look
  * @lock: see the locking rules
  * @slots: one per tag
  */
@@ -117,6 +118,9 @@ struct ublk_queue {
 	u8 gate;
 	bool closing;
 	u16 nr_ready;
+#ifndef UBLK_HAVE_CMD_CANCEL
+	bool idle_before;
+#endif
 	spinlock_t lock;
 	struct ublk_slot slots[];
 };
@@ -171,6 +175,8 @@ enum {
  * @release_work: the server has gone (recovery.c)
  * @close_work: cancels what a dying server's other tasks and rings hold
  * @scan_work: partition scan after START_DEV
+ * @watch_work: looks whether the server is still there (watch.c)
+ * @exec_before: a task was in exec at the watch's last look
  * @tag_set: of the disk
  * @queues: info.nr_hw_queues of them
  */
@@ -197,8 +203,12 @@ struct ublk_device {
 	wait_queue_head_t wait;
 
 	struct work_struct release_work;
-	struct work_struct close_work;
+	struct delayed_work close_work;
 	struct work_struct scan_work;
+#ifndef UBLK_HAVE_CMD_CANCEL
+	struct delayed_work watch_work;
+	bool exec_before;
+#endif
 	struct blk_mq_tag_set tag_set;
 	struct ublk_queue *queues[];
 };
@@ -318,6 +328,7 @@ enum ublk_gate ublk_gate_closed(const struct ublk_device *ub);
 int ublk_gate_open(struct ublk_device *ub);
 void ublk_close(struct ublk_device *ub);
 void ublk_server_reset(struct ublk_device *ub);
+void ublk_close_later(struct ublk_device *ub);
 void ublk_close_work(struct work_struct *work);
 void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		      unsigned int issue_flags);
@@ -331,9 +342,44 @@ void ublk_server_kill(struct ublk_device *ub);
 
 /* recovery.c */
 void ublk_release_work(struct work_struct *work);
+bool ublk_abandon_dead(struct ublk_device *ub);
 int ublk_recovery_start(struct ublk_device *ub);
 int ublk_recovery_end(struct ublk_device *ub, pid_t pid);
 int ublk_quiesce(struct ublk_device *ub, u64 timeout_ms);
+
+/* watch.c: where io_uring does not tell that a server goes away */
+#ifdef UBLK_HAVE_CMD_CANCEL
+static inline bool ublk_ring_is_dying(struct io_uring_cmd *cmd)
+{
+	return false;
+}
+
+static inline void ublk_watch_init(struct ublk_device *ub)
+{
+}
+
+static inline void ublk_watch_start(struct ublk_device *ub)
+{
+}
+
+static inline void ublk_watch_stop(struct ublk_device *ub)
+{
+}
+#else
+bool ublk_ring_is_dying(struct io_uring_cmd *cmd);
+void ublk_watch_work(struct work_struct *work);
+void ublk_watch_start(struct ublk_device *ub);
+
+static inline void ublk_watch_init(struct ublk_device *ub)
+{
+	INIT_DELAYED_WORK(&ub->watch_work, ublk_watch_work);
+}
+
+static inline void ublk_watch_stop(struct ublk_device *ub)
+{
+	cancel_delayed_work_sync(&ub->watch_work);
+}
+#endif
 
 /* unprivileged.c */
 int ublk_may_control(struct ublk_device *ub, u32 nr, struct ublksrv_ctrl_cmd *h);

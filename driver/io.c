@@ -144,9 +144,7 @@ static void cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 	ublk_close(ub);
 	/* What other tasks and rings hold needs other locks than we have. */
-	ublk_get(ub);
-	if (!queue_work(ublk_wq, &ub->close_work))
-		ublk_put(ub);
+	ublk_close_later(ub);
 	ublk_cancel_slot(q, tag, cmd, issue_flags);
 }
 

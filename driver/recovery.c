@@ -4,6 +4,7 @@
  */
 #include <linux/delay.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include "driver.h"
 
 /* How often QUIESCE_DEV looks for an idle tag. */
@@ -46,6 +47,39 @@ static void abandon_all(struct ublk_device *ub)
 	}
 }
 
+/**
+ * ublk_abandon_dead() - let go of requests whose task is dead, while the char device stays open
+ * @ub: the device, closing
+ *
+ * Somebody else may have the file: a child, another thread. A dead task's requests nobody can
+ * commit, they need not wait for the release.
+ *
+ * Return: true when a task is still dying: come again.
+ */
+bool ublk_abandon_dead(struct ublk_device *ub)
+{
+	bool more = false;
+	u16 i, tag;
+
+	for (i = 0; i < ub->info.nr_hw_queues; i++) {
+		struct ublk_queue *q = ub->queues[i];
+
+		for (tag = 0; tag < q->depth; tag++) {
+			struct ublk_slot *slot = &q->slots[tag];
+			u8 state = READ_ONCE(slot->state);
+
+			if (state != UBLK_SLOT_SERVED && state != UBLK_SLOT_NEED_DATA)
+				continue;
+			/* Past its last task work: pairs with the barrier of exit_notify()'s lock. */
+			if (smp_load_acquire(&slot->task->exit_state))
+				abandon(q, slot);
+			else if (READ_ONCE(slot->task->flags) & PF_EXITING)
+				more = true;
+		}
+	}
+	return more;
+}
+
 static void settle(struct ublk_device *ub)
 {
 	if (!ublk_has(ub, UBLK_F_USER_RECOVERY))
@@ -68,8 +102,9 @@ void ublk_release_work(struct work_struct *work)
 	struct ublk_device *ub = container_of(work, struct ublk_device, release_work);
 	struct gendisk *disk;
 
+	ublk_watch_stop(ub);
 	ublk_close(ub);
-	if (cancel_work_sync(&ub->close_work))
+	if (cancel_delayed_work_sync(&ub->close_work))
 		ublk_put(ub);
 	abandon_all(ub);
 	disk = ublk_disk_get(ub);

@@ -8,6 +8,9 @@
 #include <linux/sched/task.h>
 #include "driver.h"
 
+/* How often a dying task is looked at. */
+#define DYING_POLL_MS 50
+
 /* ---- the gate ---------------------------------------------------------------------------- */
 
 /**
@@ -208,16 +211,32 @@ void ublk_send_away(struct ublk_device *ub)
 }
 
 /**
+ * ublk_close_later() - have ublk_close_work() run
+ * @ub: the device, its char device open
+ */
+void ublk_close_later(struct ublk_device *ub)
+{
+	ublk_get(ub);
+	if (!queue_delayed_work(ublk_wq, &ub->close_work, 0))
+		ublk_put(ub);
+}
+
+/**
  * ublk_close_work() - one of the server's tasks is dying: send the others away as well
  * @work: ublk_device.close_work
+ *
+ * Comes again until the dying are dead and their requests let go.
  */
 void ublk_close_work(struct work_struct *work)
 {
-	struct ublk_device *ub = container_of(work, struct ublk_device, close_work);
+	struct ublk_device *ub = container_of(work, struct ublk_device, close_work.work);
 
 	ublk_close(ub);
 	cancel_all(ub);
 	wake_up_all(&ub->wait);
+	if (ublk_abandon_dead(ub) &&
+	    queue_delayed_work(ublk_wq, &ub->close_work, msecs_to_jiffies(DYING_POLL_MS)))
+		return;
 	ublk_put(ub);
 }
 
