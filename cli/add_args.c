@@ -83,8 +83,8 @@ static int set_block_size(struct ubd_device_config *config, const char *text)
 {
 	uint64_t value;
 
-	if (ubd_size_parse(text, &value) || value < 512 || value > 65536 || value & (value - 1))
-		return say_misused("add: --block-size must be a power of two from 512 to 64K, "
+	if (ubd_size_parse(text, &value) || value < 512 || value > 4096 || value & (value - 1))
+		return say_misused("add: --block-size must be a power of two from 512 to 4K, "
 				   "not '%s'",
 				   text);
 	config->block_size = (uint32_t)value;

@@ -75,9 +75,9 @@ static bool usable(const struct driver *d, enum ubd_zero_copy way)
 	case UBD_ZC_USER_COPY:
 		return d->features & UBLK_F_USER_COPY;
 	case UBD_ZC_REG_BUF:
-		return d->features & UBLK_F_SUPPORT_ZERO_COPY;
+		return d->features & UBLK_F_SUPPORT_ZERO_COPY && d->features & UBLK_F_USER_COPY;
 	case UBD_ZC_AUTO_BUF:
-		return d->features & UBLK_F_AUTO_BUF_REG;
+		return d->features & UBLK_F_AUTO_BUF_REG && d->features & UBLK_F_USER_COPY;
 	default:
 		return true;
 	}

@@ -230,7 +230,9 @@ char *holders_of(unsigned id, bool *lasting)
 		if (!isdigit((unsigned char)entry->d_name[0]))
 			continue;
 		look_at_namespace(&h, entry->d_name);
-		look_at_files(&h, entry->d_name);
+		/* What this process has open it was handed by another, who is found too. */
+		if (atoi(entry->d_name) != getpid())
+			look_at_files(&h, entry->d_name);
 	}
 	if (d)
 		closedir(d);

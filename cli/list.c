@@ -70,6 +70,16 @@ static char *cell_way(const struct view *v)
 	return say_format("%s", view_way(v));
 }
 
+static char *cell_options(const struct view *v)
+{
+	char *text = view_options(v);
+
+	if (*text)
+		return text;
+	free(text);
+	return say_format("-");
+}
+
 static const struct column {
 	const char *name, *title;
 	bool right;
@@ -83,7 +93,7 @@ static const struct column {
 	{"state", "STATE", false, cell_state},
 	{"pid", "PID", true, cell_pid},
 	{"way", "WAY", false, cell_way},
-	{"options", "OPTIONS", false, view_options},
+	{"options", "OPTIONS", false, cell_options},
 };
 
 #define ALL_COLUMNS ARRAY_SIZE(columns)

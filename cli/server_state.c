@@ -40,9 +40,9 @@ json_object *server_state(const struct add_request *request, const struct ubd_de
 	json_put_bool(doc, "unprivileged", config->unprivileged);
 	json_put_bool(doc, "partitions", !config->no_partitions);
 	json_put_bool(doc, "pin", config->pin);
-	/* As asked for; 0: nothing was. */
+	/* As asked for; 0: nothing was, and the library chose. */
+	json_put_number(doc, "deadline_ms_asked", config->deadline_ms);
 	json_put_number(doc, "block_size_asked", config->block_size);
 	json_put_number(doc, "max_io_asked", config->max_io);
-	json_put_number(doc, "deadline_ms", config->deadline_ms);
 	return doc;
 }

@@ -29,11 +29,7 @@ const struct ubd_target *target_need(const char *verb, const char *name)
 		return target;
 	for (const struct ubd_target *const *t = ubd_targets(); *t; t++)
 		say_guess_try(&guess, (*t)->name);
-	if (strchr(name, '/'))
-		say_misused("%s: %s", verb, why ? why : "no such target");
-	else
-		say_misused("%s: unknown target '%s'%s (ubd targets lists them)", verb, name,
-			    say_guess_hint(&guess, ""));
+	say_misused("%s: %s%s", verb, why, strchr(name, '/') ? "" : say_guess_hint(&guess, ""));
 	return NULL;
 }
 

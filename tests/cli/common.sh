@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+# What the tests of the command share: TAP, running ubd and judging what it
+# says, moving into a guest, and looking for what was left behind.
+# shellcheck shell=bash
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$here/../.." && pwd)
+# The command under test.
+ubd=${UBD_COMMAND:-$top/build/cli/ubd}
+tests=0
+failures=0
+
+bail() {
+	echo "Bail out! $*"
+	exit 1
+}
+
+[ -x "$ubd" ] || bail "$ubd is missing: build it, or name it in UBD_COMMAND"
+
+pass() {
+	tests=$((tests + 1))
+	echo "ok $tests - $1"
+}
+
+# flunk NAME [WHY]...
+flunk() {
+	tests=$((tests + 1))
+	failures=$((failures + 1))
+	echo "not ok $tests - $1"
+	shift
+	[ $# -eq 0 ] || printf '%s\n' "$@" | sed 's/^/# /'
+}
+
+skip() {
+	tests=$((tests + 1))
+	echo "ok $tests - $1 # SKIP $2"
+}
+
+finish() {
+	echo "1..$tests"
+	[ "$failures" -eq 0 ]
+	exit
+}
+
+# check NAME COMMAND...: passes when the command succeeds.
+check() {
+	local name=$1 out
+	shift
+	if out=$("$@" 2>&1); then
+		pass "$name"
+	else
+		flunk "$name" "failed: $*" "$out"
+	fi
+}
+
+# same NAME GOT WANTED
+same() {
+	if [ "$2" = "$3" ]; then
+		pass "$1"
+	else
+		flunk "$1" "got:    $2" "wanted: $3"
+	fi
+}
+
+# matches NAME TEXT REGEX
+matches() {
+	if [[ $2 =~ $3 ]]; then
+		pass "$1"
+	else
+		flunk "$1" "got:       $2" "wanted to match: $3"
+	fi
+}
+
+# refused NAME STATUS REGEX COMMAND...: the command exits with STATUS, prints
+# nothing on stdout and one sentence of ubd's that matches on stderr, beside
+# what it waits for.
+refused() {
+	local name=$1 status=$2 regex=$3 got out err
+	shift 3
+	out=$("$@" 2>"$work/err")
+	got=$?
+	err=$(grep -v '^ubd: waiting for ' "$work/err")
+	if [ "$got" -ne "$status" ] || [ -n "$out" ] || [[ $err == *$'\n'* ]] ||
+		[[ $err != ubd:\ * ]] || ! [[ $err =~ $regex ]]; then
+		flunk "$name" "status $got, wanted $status" "stdout: $out" "stderr: $err" "wanted: $regex"
+	else
+		pass "$name"
+	fi
+}
+
+# json FILTER: of the document on stdin, a Python expression on d.
+json() {
+	python3 -SE -c "import json,sys; d=json.load(sys.stdin); print($1)"
+}
+
+# within SECONDS COMMAND...: true as soon as the command succeeds.
+within() {
+	local end=$((SECONDS + $1 + 1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -le $end ] || return 1
+		sleep 0.05
+	done
+}
+
+gone() {
+	! [ -e "/dev/ublkc$1" ] && ! [ -e "/dev/ublkb$1" ] && ! [ -e "$UBD_RUN_DIR/$1.json" ]
+}
+
+# The server's process of device N.
+server_of() {
+	json 'd["pid"]' <"$UBD_RUN_DIR/$1.json"
+}
+
+left_behind() {
+	pgrep -x ubd
+	ls "$UBD_RUN_DIR"
+	find /dev -name 'ublk[bc]*'
+	find /tmp -newer "$work/begin" -user root -maxdepth 1 -name '*ubd*'
+}
+
+nothing_left() {
+	# A server that was told to end may be on its last steps.
+	within 5 sh -c "! pgrep -x ubd"
+	same "$1" "$(left_behind)" ""
+}
+
+# guest SCRIPT [ARGUMENT]...: go on in a guest, unless this is one already.
+guest() {
+	[ -n "${UBD_VM-}" ] && return
+	build_plugin || bail "cannot build the test target"
+	UBD_COMMAND=$ubd UBD_TEST_PLUGIN=$plugin \
+		"$top/vm/run" --kernel "${UBD_TEST_KERNEL:-6.12}" --timeout 400 -- bash "$@"
+	local status=$?
+	rm -f "$plugin"
+	exit $status
+}
+
+# The target slow, see slow.c.
+build_plugin() {
+	plugin=$(mktemp --suffix=.so "${TMPDIR:-/tmp}/ubd-test-slow.XXXXXX")
+	"${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -Wno-missing-field-initializers -Werror -fPIC -shared -I"$top/include" \
+		-o "$plugin" "$here/slow.c"
+}
+
+# begin: a place to work in, and a state directory of its own.
+begin() {
+	work=$(mktemp -d)
+	touch "$work/begin"
+	trap 'rm -rf "$work"' EXIT
+	export UBD_RUN_DIR=$work/run
+	cd "$work" || exit 1
+}
+
+# In a guest: its own memory, and the driver there.
+begin_guest() {
+	export TMPDIR=/mnt/tmp
+	begin
+	[ -e /dev/ublk-control ] || modprobe ublk_drv || bail "no ublk driver in this guest"
+}

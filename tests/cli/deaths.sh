@@ -1,0 +1,162 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Servers that die, hang or are interrupted, and commands that race: del cleans up within a bound.
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "$0")/common.sh"
+guest "$0"
+begin_guest
+slow=$UBD_TEST_PLUGIN
+
+# ---- Dead servers ------------------------------------------------------------
+
+for mode in none queue reissue; do
+	"$ubd" add null -n 1 --recovery $mode >/dev/null
+	pid=$(server_of 1)
+	kill -9 "$pid"
+	within 5 sh -c "! kill -0 $pid"
+	sleep 0.3
+	state=$("$ubd" list -n -o state)
+	case $mode in
+	none) same "killed, recovery none: list says so" "$state" "server gone" ;;
+	*) same "killed, recovery $mode: list says so" "$state" quiesced ;;
+	esac
+	same "killed, recovery $mode: info says so" "$("$ubd" info 1 --json | json 'd["server"]["alive"]')" False
+	check "killed, recovery $mode: del within 10 s" timeout 10 "$ubd" del 1
+	check "killed, recovery $mode: gone" gone 1
+done
+"$ubd" add null -n 1 >/dev/null
+kill -9 "$(server_of 1)"
+same "an add right after a death gets another number" "$("$ubd" add null)" /dev/ublkb0
+check "del --all takes the dead and the living" "$ubd" del --all
+nothing_left "nothing is left behind by the dead"
+
+"$ubd" add null -n 1 >/dev/null
+cp -r "$UBD_RUN_DIR" saved
+"$ubd" del 1
+cp saved/* "$UBD_RUN_DIR/"
+same "a state file without a device is cleared away" "$("$ubd" del 1 2>&1)" \
+	"ubd: del: device 1 was gone already; removed what its server had left"
+"$ubd" add mem --size 8M -n 1 >/dev/null
+cp saved/1.json "$UBD_RUN_DIR/"
+same "a state file of another server is not believed" "$("$ubd" list -n -o target)" "ubd"
+check "nor does it hinder del" "$ubd" del 1
+rm -f "$UBD_RUN_DIR"/*
+echo '{ "id": 1, broken' >"$UBD_RUN_DIR/1.json"
+refused "a broken state file is none" 1 "no device 1" "$ubd" del 1
+rm "$UBD_RUN_DIR/1.json"
+
+# ---- Stuck servers -----------------------------------------------------------
+
+"$ubd" add null -n 2 >/dev/null
+pid=$(server_of 2)
+kill -STOP "$pid"
+refused "a suspended server is named, with what to do" 1 \
+	"process $pid\) is stopped, .*kill -CONT $pid.*del --force 2" timeout 10 "$ubd" del 2
+same "info says so too" "$("$ubd" info 2 --json | json 'd["server"]["suspended"]')" True
+kill -CONT "$pid"
+check "continued, it is deleted" "$ubd" del 2
+"$ubd" add null -n 2 >/dev/null
+kill -STOP "$(server_of 2)"
+check "del --force kills a suspended server" timeout 20 "$ubd" del --force 2
+check "and the device is gone" gone 2
+
+"$ubd" add "$slow" -n 2 --io-ms 600000 >/dev/null 2>&1
+dd if=/dev/ublkb2 of=/dev/null bs=4k skip=8192 count=1 iflag=direct 2>/dev/null &
+reader=$!
+sleep 1
+SECONDS=0
+"$ubd" del --force --wait 3 2 2>err
+same "del --force ends a server that does not answer I/O" "$?" 0
+check "within its time" test $SECONDS -lt 12
+matches "and says what it waits for" "$(cat err)" "ubd: waiting for "
+check "it is gone" gone 2
+wait $reader
+nothing_left "nothing is left behind by the stuck"
+
+"$ubd" add "$slow" -n 2 --close-ms 3000 >/dev/null 2>&1
+same "del waits for a server that is slow to end and says so" "$("$ubd" del 2 2>&1 | grep -c '^ubd: waiting for ')" 1
+check "it is gone as well" gone 2
+
+# ---- Interruptions -----------------------------------------------------------
+
+# interrupt SIGNAL ARGUMENT...: sends it to `ubd add` after a while.
+interrupt() {
+	local sig=$1
+	shift
+	"$ubd" add "$@" >out 2>err &
+	local pid=$!
+	sleep 0.7
+	kill -"$sig" $pid
+	wait $pid
+	echo "$? $(cat out) $(grep -v 'slow target is open' err)"
+}
+for sig in INT TERM HUP; do
+	matches "SIG$sig while the target opens" "$(interrupt $sig "$slow" --open-ms 20000)" \
+		"^1  ubd: add: interrupted; nothing was added$"
+	nothing_left "SIG$sig leaves nothing behind"
+done
+matches "SIGINT while the target opens, in the foreground" "$(interrupt INT -f "$slow" --open-ms 20000)" \
+	"^1  ubd: interrupted .*nothing was added$"
+matches "SIGINT just before it is ready" "$(interrupt INT "$slow" --open-ms 1500)" "^1  ubd: add: interrupted; nothing was added$"
+nothing_left "no interruption left anything behind"
+for ms in 0 50 100 150 200 250 300 400; do
+	"$ubd" add null >/dev/null 2>&1 &
+	pid=$!
+	sleep "$(printf '0.%03d' $ms)"
+	kill -INT $pid 2>/dev/null
+	wait $pid
+	status=$?
+	made=$(find /dev -name 'ublkb*')
+	case $status in
+	0) check "interrupted after $ms ms: too late, the device is there" test -n "$made" && "$ubd" del --all ;;
+	*) same "interrupted after $ms ms: no device" "$(within 5 sh -c "! pgrep -x ubd"; find /dev -name 'ublkb*')" "" ;;
+	esac
+done
+"$ubd" add "$slow" --open-ms 5000 >out 2>err &
+pid=$!
+sleep 4
+matches "a long wait is announced" "$(cat err)" "waiting for the server \(process [0-9]+\)"
+kill -9 $pid
+within 10 sh -c "! pgrep -x ubd"
+nothing_left "a killed adder leaves nothing behind"
+"$ubd" add "$slow" --open-ms 2000 >out 2>err &
+pid=$!
+sleep 0.7
+kill -9 "$(pgrep -P $pid)"
+wait $pid
+matches "a server killed while starting is reported" "$? $(cat err)" "^1 ubd: add: the server was killed by signal 9"
+
+# ---- Races -------------------------------------------------------------------
+
+pids=()
+for n in 1 2 3 4; do
+	"$ubd" add null -n 3 >"race.$n" 2>&1 &
+	pids+=($!)
+done
+codes=
+for pid in "${pids[@]}"; do
+	wait "$pid"
+	codes+=$?
+done
+same "of racing adds for one number one wins" "$(grep -o . <<<"$codes" | sort | xargs)" "0 1 1 1"
+same "and the others say why" "$(grep -c 'number 3 is already in use' race.* | cut -d: -f2 | sort | xargs)" "0 1 1 1"
+same "the winner is live" "$("$ubd" list -n -o dev,state)" "/dev/ublkb3  live"
+for n in 1 2 3; do "$ubd" del 3 >"race.$n" 2>&1 & done
+wait
+check "racing dels: the device is gone" gone 3
+for n in 1 2 3 4; do "$ubd" add null >"race.$n" 2>&1 & done
+wait
+same "racing adds for any number all get one" "$(sort race.[1-4] | xargs)" \
+	"/dev/ublkb0 /dev/ublkb1 /dev/ublkb2 /dev/ublkb3"
+for round in 1 2 3 4 5; do
+	"$ubd" del 0 &
+	"$ubd" add null >"again.$round" 2>&1
+	wait $!
+	check "an add that meets a del is left alone ($round)" \
+		"$ubd" info "$(cat "again.$round")"
+	"$ubd" del "$(cat "again.$round")"
+	"$ubd" add null -n 0 >/dev/null 2>&1
+done
+check "del --all of what is left" "$ubd" del --all
+nothing_left "nothing is left behind by races"
+finish
