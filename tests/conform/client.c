@@ -53,6 +53,8 @@ static long do_io(int fd, const struct io *io, uint8_t *data)
 
 	switch (io->kind) {
 	case IO_READ:
+		/* What the read does not touch must not look like anything else. */
+		memset(data, 0xee, io->bytes);
 		return pread(fd, data, io->bytes, (off_t)io->offset);
 	case IO_WRITE:
 	case IO_WRITE_FUA:
@@ -96,7 +98,7 @@ static long run_io_job(struct job *job)
 		fd = open(io->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	res = do_io(fd, io, job->data);
+	res = do_io(fd, io, job->data + io->shift);
 	if (res < 0)
 		res = -errno;
 	close(fd);
@@ -160,8 +162,6 @@ static long run_verify_job(struct job *job)
 	const struct io *io = (const struct io *)job->arg;
 	long res;
 
-	/* What the read does not touch must not look like the pattern. */
-	memset(job->data, 0xee, io->bytes);
 	res = run_io_job(job);
 	if (res == (long)io->bytes &&
 	    pattern_check(job->data, io->offset, io->bytes, io->seed) >= 0)

@@ -31,7 +31,7 @@ struct io {
 	uint64_t bytes;
 	uint32_t seed; /* of what is written */
 	uint32_t uid;
-	bool write_only_open; /* O_RDWR otherwise */
+	uint32_t shift; /* of the memory from a page's beginning */
 };
 
 /* Bytes done, 0 for what has no bytes, or -errno. What was read is in job->data. */

@@ -34,6 +34,22 @@ static const struct difference differences[] = {
 	 "6.12 has another error for it; both refuse it"},
 	{"user-copy-over-the-end", DRV_INTREE_6_12, DIFF_RESULT, 512,
 	 "6.12 counts bytes beyond the request that it did not copy"},
+	{"lazy-server-nothing-filled", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree leaves pages as they were that a user-copy server did not fill"},
+	{"lazy-server-first-part-filled", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree leaves pages as they were that a user-copy server did not fill"},
+	{"lazy-server-last-part-filled", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree leaves pages as they were that a user-copy server did not fill"},
+	{"lazy-server-middle-filled", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree leaves pages as they were that a user-copy server did not fill"},
+	{"recovery_after_half_a_recovery", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
+	 "6.12 dereferences a null pointer when a recovering server dies before all fetches"},
+	{"end-recovery-foreign-pid", DRV_INTREE_6_12, DIFF_RESULT, 0,
+	 "6.12 takes any pid; that it is the opener's is checked from 6.17 on"},
+	{"start-recovery-never-started", DRV_INTREE_6_12, DIFF_RESULT, -EINVAL,
+	 "6.12 has another error for it; both refuse it"},
+	{"every-tag-in-flight-noticed-in-10-s", DRV_INTREE_6_12, DIFF_ANY, 0,
+	 "6.12 notices by the request timeout of 30 s"},
 };
 
 static unsigned current;
