@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../include/uapi/ublk.h"
+#include "../include/uapi/ubd.h"
 #include "ctrl_wait.h"
 #include "fault.h"
 #include "util.h"
@@ -203,6 +203,29 @@ int ubd_ctrl_features(struct ubd_ctrl *c, uint64_t *features)
 		*features = 0;
 		return 0;
 	}
+	return ret;
+}
+
+int ubd_ctrl_extensions(struct ubd_ctrl *c, uint64_t *features, char *version, size_t size)
+{
+	struct ubd_query query = {0};
+	int ret = execute(c, &(struct command){
+				     .op = UBD_U_CMD_QUERY,
+				     .id = UINT32_MAX,
+				     .queue = UINT16_MAX,
+				     .buf = &query,
+				     .len = sizeof(query),
+				     .out = true,
+			     });
+
+	/* Other drivers do not know the command, or look for the device first. */
+	if (ret == -EOPNOTSUPP || ret == -EINVAL || ret == -ENODEV) {
+		query = (struct ubd_query){0};
+		ret = 0;
+	}
+	*features = query.features;
+	if (version && size)
+		snprintf(version, size, "%.*s", (int)sizeof(query.version), query.version);
 	return ret;
 }
 

@@ -282,7 +282,7 @@ static int explain_add(struct ubd_device *dev, int ret)
 
 static int add(struct ubd_device *dev)
 {
-	uint64_t features, want;
+	uint64_t features, extensions, want;
 	int ret = ubd_ctrl_open(&dev->ctrl);
 
 	if (ret)
@@ -291,9 +291,12 @@ static int add(struct ubd_device *dev)
 	if (ubd_ctrl_set_fault(dev->ctrl, dev->fault))
 		return device_fail(dev, -EINVAL, "fault plan \"%s\" is not understood", dev->fault);
 	ret = ubd_ctrl_features(dev->ctrl, &features);
+	if (!ret)
+		ret = ubd_ctrl_extensions(dev->ctrl, &extensions, NULL, 0);
 	if (ret)
 		return device_fail(dev, ret, "cannot ask the driver for its features: %s",
 				   strerror(-ret));
+	features |= extensions;
 	ret = ways_choose(dev, features);
 	if (ret)
 		return ret;

@@ -14,11 +14,12 @@
 
 #include <ubd/ubd.h>
 
+#include <limits.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "../include/uapi/ublk.h"
+#include "../include/uapi/ubd.h"
 #include "coro.h"
 #include "fault.h"
 #include "util.h"
@@ -57,19 +58,26 @@ enum fill_state {
 	FILL_FULL,
 };
 
+#define FUSED_MAX 4 /* transfers that ubd_io_finish() fuses; more go as members */
+/* handle()'s result when the transfers go with the commit: no errno, no count. */
+#define FUSED_RESULT INT_MIN
+
 struct tag {
-	struct ubd_io io; /* first: handle() gets this */
-	void *buf;	  /* the data in our memory, where the way has it there */
-	void *own_buf;	  /* allocated for this tag; buf may be a caller's in local use */
-	uint32_t dirty;	  /* bytes of own_buf from its start that may not be zero */
-	uint32_t touched; /* bytes of own_buf from its start that have memory of their own */
-	uint8_t state;	  /* enum tag_state */
-	uint8_t fill;	  /* enum fill_state */
-	bool have_data;	  /* buf holds the WRITE's data */
-	bool push_data;	  /* buf must be pushed to the driver before a READ ends */
-	bool registered;  /* the data is in the ring's buffer table by our command */
+	struct ubd_io io;    /* first: handle() gets this */
+	void *buf;	     /* the data in our memory, where the way has it there */
+	void *own_buf;	     /* allocated for this tag; buf may be a caller's in local use */
+	uint32_t dirty;	     /* bytes of own_buf from its start that may not be zero */
+	uint32_t touched;    /* bytes of own_buf from its start that have memory of their own */
+	uint8_t state;	     /* enum tag_state */
+	uint8_t fill;	     /* enum fill_state */
+	bool have_data;	     /* buf holds the WRITE's data */
+	bool push_data;	     /* buf must be pushed to the driver before a READ ends */
+	bool registered;     /* the data is in the ring's buffer table by our command */
+	uint32_t generation; /* members: of the request now in this tag */
+	uint8_t fused;	     /* members waiting for the commit, or gone with it */
 	int result;
 	struct local_request *local;
+	struct ubd_member members[FUSED_MAX];
 };
 
 /* One way of moving data: what it needs of the driver, and its operations. */
@@ -238,6 +246,12 @@ void transfer_unregister(struct tag *t);
 /* await.c */
 /* Submit sqe with the next batch and suspend until it completes; its result. */
 int await_sqe(struct ubd_queue *q, struct io_uring_sqe *sqe);
+
+/* member.c */
+/* Run n transfers of a request in the driver; 0 or -errno. */
+int member_run(struct tag *t, const struct ubd_transfer *x, unsigned n);
+/* Can these go with the commit? Then they are in t->members. */
+bool member_fuse(struct tag *t, const struct ubd_transfer *x, unsigned n);
 
 /* local.c */
 void local_drain(struct ubd_queue *q);

@@ -66,6 +66,27 @@ static void commit(struct ubd_queue *q, struct tag *t)
 	send_command(q, t, UBLK_U_IO_COMMIT_AND_FETCH_REQ, addr);
 }
 
+/* One command for the members, the commit and the next fetch. */
+static void commit_fused(struct ubd_queue *q, struct tag *t)
+{
+	struct io_uring_sqe *sqe = queue_sqe(q);
+	struct ubd_io_cmd cmd = {
+		.q_id = (uint16_t)q->index,
+		.tag = t->io.tag,
+		.generation_nr = ubd_generation_nr(t->generation, t->fused),
+		.addr = (uintptr_t)t->members,
+	};
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = IOSQE_FIXED_FILE;
+	sqe->fd = 0;
+	sqe->cmd_op = UBD_U_IO_FUSED;
+	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	queue_sqe_tag(q, sqe, t->io.tag, FAULT_COMMIT);
+	t->state = TAG_FETCH;
+	q->armed++;
+}
+
 static void account(struct ubd_queue *q, const struct tag *t)
 {
 	struct ubd_stats *s = &q->stats;
@@ -81,6 +102,8 @@ static void account(struct ubd_queue *q, const struct tag *t)
 		s->bytes[t->io.op] += (unsigned)t->result;
 		if (q->way->buffers)
 			s->bytes_copied += (unsigned)t->result;
+		else if (t->fused)
+			s->bytes_moved += (unsigned)t->result;
 		break;
 	case UBD_FLUSH:
 		s->requests[2]++;
@@ -112,8 +135,15 @@ static void serve(void *arg)
 {
 	struct tag *t = arg;
 	struct ubd_queue *q = t->io.queue;
+	int res = q->target->handle(&t->io, q->self);
 
-	t->result = final_result(t, q->target->handle(&t->io, q->self));
+	if (res == FUSED_RESULT) {
+		q->serving--;
+		commit_fused(q, t);
+		return;
+	}
+	t->fused = 0;
+	t->result = final_result(t, res);
 	if (t->registered)
 		transfer_unregister(t);
 	account(q, t);
@@ -133,6 +163,7 @@ void request_start(struct ubd_queue *q, struct tag *t)
 	t->fill = FILL_NONE;
 	t->push_data = false;
 	t->registered = false;
+	t->fused = 0;
 	t->have_data = q->way->buffers;
 	t->state = TAG_SERVED;
 	q->serving++;
@@ -168,6 +199,24 @@ static void decode(struct ubd_queue *q, struct tag *t)
 	io->offset = d->start_sector << 9;
 	io->length = io->op == UBD_REPORT_ZONES ? d->nr_zones : d->nr_sectors << 9;
 	io->append_at = 0;
+	t->generation = (uint32_t)d->addr & UBD_GENERATION_MASK;
+}
+
+/*
+ * The command that carried the members and the commit has ended with res. A failed member leaves
+ * the request with us: commit the error. Returns whether res is what a fetch ends with.
+ */
+static bool fused_ended(struct ubd_queue *q, struct tag *t, int res)
+{
+	bool fetched = res == UBLK_IO_RES_OK || res == UBLK_IO_RES_ABORT;
+
+	t->result = fetched ? (int)t->io.length : res;
+	if (res != UBLK_IO_RES_ABORT)
+		account(q, t);
+	t->fused = 0;
+	if (!fetched)
+		commit(q, t);
+	return fetched;
 }
 
 void request_complete(struct ubd_queue *q, uint16_t tag, int res)
@@ -175,6 +224,8 @@ void request_complete(struct ubd_queue *q, uint16_t tag, int res)
 	struct tag *t = &q->tags[tag];
 
 	q->armed--;
+	if (t->fused && !fused_ended(q, t, res))
+		return;
 	switch (res) {
 	case UBLK_IO_RES_OK:
 		decode(q, t);

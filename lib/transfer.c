@@ -7,6 +7,7 @@
  *   user copy   pread and pwrite on the char device around the I/O, or instead of it where the
  *               other side is mapped memory
  *   fixed       the request's pages are a registered buffer of the ring: one I/O on them
+ *   members     the driver does the I/O on the request's pages (member.c)
  *
  * A READ must never show its reader memory that nobody filled. The first partial fill therefore
  * zeroes the whole request first; a fill of the whole needs no zeroing.
@@ -390,6 +391,10 @@ int ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 
 	if (!ret && reads(tag) && total)
 		ret = begin_fill(tag, whole, end);
+	if (!ret && tag->io.queue->way->members && !in_buffer(tag)) {
+		ret = member_run(tag, t, n);
+		n = 0;
+	}
 	while (n && !ret) {
 		unsigned wave = MIN(n, (unsigned)MAX_WAVE);
 
@@ -402,6 +407,14 @@ int ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 
 int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 {
+	struct tag *tag = tag_of(io);
+	uint32_t total, end;
+	bool whole;
+
+	/* Fused, nothing of ours runs after the transfers: they must be all there is to it. */
+	if (tag->io.queue->way->fused && tag->fill == FILL_NONE && !in_buffer(tag) &&
+	    !check_ranges(tag, t, n, &total, &end, &whole) && whole && member_fuse(tag, t, n))
+		return FUSED_RESULT;
 	return ubd_io_transfer(io, t, n);
 }
 

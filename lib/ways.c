@@ -20,6 +20,15 @@ const struct way ways[UBD_ZC_MAX] = {
 			     .features = UBLK_F_AUTO_BUF_REG | UBLK_F_USER_COPY,
 			     .user_copy = true,
 			     .fixed = true},
+	[UBD_ZC_MEMBER] = {.name = "member",
+			   .features = UBD_F_MEMBERS | UBLK_F_USER_COPY,
+			   .user_copy = true,
+			   .members = true},
+	[UBD_ZC_FUSED] = {.name = "fused",
+			  .features = UBD_F_MEMBERS | UBD_F_FUSED | UBLK_F_USER_COPY,
+			  .user_copy = true,
+			  .members = true,
+			  .fused = true},
 };
 
 static const char *const recovery_names[] = {
@@ -68,6 +77,8 @@ static enum ubd_zero_copy best(const struct ubd_device *dev, uint64_t features)
 	/* Drivers know no unprivileged device whose server could leave pages unfilled. */
 	if (dev->cfg.unprivileged || dev->target->flags & UBD_TARGET_SEES_DATA)
 		return UBD_ZC_OFF;
+	if (offered(UBD_ZC_FUSED, features))
+		return UBD_ZC_FUSED;
 	return offered(UBD_ZC_AUTO_BUF, features) ? UBD_ZC_AUTO_BUF : UBD_ZC_OFF;
 }
 

@@ -31,6 +31,11 @@ int ubd_ctrl_set_fault(struct ubd_ctrl *ctrl, const char *fault);
 
 /* A mask of UBLK_F_*; 0 from drivers older than the command. */
 int ubd_ctrl_features(struct ubd_ctrl *ctrl, uint64_t *features);
+/*
+ * What ubd's own driver has beyond that (UBD_F_* of its ABI); 0 and an empty version from others.
+ * version may be NULL; size in bytes.
+ */
+int ubd_ctrl_extensions(struct ubd_ctrl *ctrl, uint64_t *features, char *version, size_t size);
 /* In: what is wanted, dev_id (uint32_t)-1 for any. Out: what was granted. */
 int ubd_ctrl_add(struct ubd_ctrl *ctrl, struct ublksrv_ctrl_dev_info *info);
 int ubd_ctrl_info(struct ubd_ctrl *ctrl, uint32_t id, struct ublksrv_ctrl_dev_info *info);

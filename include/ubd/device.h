@@ -33,6 +33,8 @@ enum ubd_zero_copy {
 	UBD_ZC_USER_COPY, /* the library copies, by pread and pwrite on the char device */
 	UBD_ZC_REG_BUF,	  /* request pages registered with the ring, by command (from 6.15) */
 	UBD_ZC_AUTO_BUF,  /* request pages registered with the ring by the driver (from 6.16) */
+	UBD_ZC_MEMBER,	  /* ubd's driver does the I/O on the request's pages: one command for it */
+	UBD_ZC_FUSED,	  /* ... and one for it and the commit together */
 	UBD_ZC_MAX,
 };
 
