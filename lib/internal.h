@@ -88,6 +88,8 @@ struct way {
 	bool user_copy;	   /* read and write on the char device reach the data */
 	bool fixed;   /* the data is registered buffer `tag` of the ring while a request lives */
 	bool reg_cmd; /* ... which takes commands of ours */
+	bool members; /* the driver does the I/O on the request's pages */
+	bool fused;   /* ... and the commit with it */
 };
 
 extern const struct way ways[UBD_ZC_MAX];
