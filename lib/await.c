@@ -80,12 +80,17 @@ ssize_t ubd_pwrite(struct ubd_queue *q, int fd, const void *buf, size_t len, uin
 
 int ubd_fsync(struct ubd_queue *q, int fd, bool data_only)
 {
-	struct io_uring_sqe *sqe = queue_sqe(q);
+	int ret;
 
-	sqe->opcode = IORING_OP_FSYNC;
-	queue_sqe_fd(q, sqe, fd);
-	sqe->fsync_flags = data_only ? IORING_FSYNC_DATASYNC : 0;
-	return await_sqe(q, sqe);
+	do {
+		struct io_uring_sqe *sqe = queue_sqe(q);
+
+		sqe->opcode = IORING_OP_FSYNC;
+		queue_sqe_fd(q, sqe, fd);
+		sqe->fsync_flags = data_only ? IORING_FSYNC_DATASYNC : 0;
+		ret = await_sqe(q, sqe);
+	} while (ret == -EINTR || ret == -EAGAIN);
+	return ret;
 }
 
 int ubd_fallocate(struct ubd_queue *q, int fd, int mode, uint64_t pos, uint64_t len)

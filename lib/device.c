@@ -288,8 +288,7 @@ static int add(struct ubd_device *dev)
 	if (ret)
 		return explain_ctrl(dev, ret);
 	ubd_ctrl_set_deadline(dev->ctrl, dev->cfg.deadline_ms);
-	if (ubd_ctrl_set_fault(dev->ctrl, dev->fault))
-		return device_fail(dev, -EINVAL, "fault plan \"%s\" is not understood", dev->fault);
+	ubd_ctrl_set_fault(dev->ctrl, dev->fault); /* params_check_config() has parsed it */
 	ret = ubd_ctrl_features(dev->ctrl, &features);
 	if (!ret)
 		ret = ubd_ctrl_extensions(dev->ctrl, &extensions, NULL, 0);

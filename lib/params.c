@@ -18,6 +18,7 @@ int params_check_config(struct ubd_device *dev)
 {
 	struct ubd_device_config *c = &dev->cfg;
 	uint32_t page = 4096;
+	struct fault plan;
 
 	if (!c->queues)
 		c->queues = 1;
@@ -25,6 +26,8 @@ int params_check_config(struct ubd_device *dev)
 		c->depth = 128;
 	if (!c->max_io)
 		c->max_io = 512 * 1024;
+	if (fault_parse(&plan, dev->fault))
+		return device_fail(dev, -EINVAL, "fault plan \"%s\" is not understood", dev->fault);
 	if (c->queues > UBD_MAX_QUEUES)
 		return device_fail(dev, -EINVAL, "%u queues: the range is 1 to %u", c->queues,
 				   UBD_MAX_QUEUES);

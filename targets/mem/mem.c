@@ -19,21 +19,28 @@ static int mem_open(struct ubd_device *dev, void *self)
 {
 	struct mem *m = self;
 	struct ubd_limits *l = ubd_device_limits(dev);
+	int ret;
 
 	m->fd = memfd_create("ubd-mem", MFD_CLOEXEC);
-	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->size) < 0)
-		return ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %s",
-				       (unsigned long long)m->size, strerror(errno));
+	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->size) < 0) {
+		ret = ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %s",
+				      (unsigned long long)m->size, strerror(errno));
+		goto fail;
+	}
 	m->map = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
 	if (m->map == MAP_FAILED) {
-		close(m->fd);
-		return ubd_device_fail(dev, -errno, "cannot map %llu bytes of shared memory: %s",
-				       (unsigned long long)m->size, strerror(errno));
+		ret = ubd_device_fail(dev, -errno, "cannot map %llu bytes of shared memory: %s",
+				      (unsigned long long)m->size, strerror(errno));
+		goto fail;
 	}
 	l->size = m->size;
 	l->max_discard = l->max_write_zeroes = UBD_NO_LIMIT;
 	l->discard_granularity = l->physical_block = 4096;
 	return ubd_device_add_fd(dev, m->fd);
+fail:
+	if (m->fd >= 0)
+		close(m->fd);
+	return ret;
 }
 
 static void mem_close(struct ubd_device *dev, void *self)
