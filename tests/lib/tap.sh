@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+# A test script in sh, reported as TAP. Source it, then:
+#
+#   check NAME COMMAND...   a case: passes when COMMAND succeeds; its output is shown when not
+#   skip NAME REASON        a case that cannot run here
+#   say TEXT                a note in the output
+#   finish                  the plan; ends the script
+#
+# A case may be a function: it runs in a subshell with -e, so that its first failing command ends it.
+# shellcheck shell=sh
+
+tap_count=0
+tap_failures=0
+tap_dir=$(mktemp -d "${TMPDIR:-/tmp}/ubd-tap.XXXXXX") || exit 99
+trap 'rm -rf "$tap_dir"' EXIT
+trap 'exit 130' INT TERM HUP
+
+say() {
+	printf '# %s\n' "$*"
+}
+
+check() {
+	tap_name=$1
+	shift
+	tap_count=$((tap_count + 1))
+	# Not in a condition: that would switch -e off inside.
+	set +e
+	(set -e; "$@") >"$tap_dir/out" 2>&1 </dev/null
+	tap_status=$?
+	if [ $tap_status -eq 0 ]; then
+		echo "ok $tap_count - $tap_name"
+		return 0
+	fi
+	tap_failures=$((tap_failures + 1))
+	echo "not ok $tap_count - $tap_name"
+	echo "# exit status $tap_status, output:"
+	tail -n 40 "$tap_dir/out" | sed 's/^/#   /'
+	return 1
+}
+
+skip() {
+	tap_count=$((tap_count + 1))
+	echo "ok $tap_count - $1 # SKIP $2"
+}
+
+finish() {
+	echo "1..$tap_count"
+	[ $tap_failures -eq 0 ]
+	exit
+}

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+/* A shared object that is no target. */
+int alien(void);
+
+int alien(void)
+{
+	return 1;
+}
