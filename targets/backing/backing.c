@@ -241,8 +241,11 @@ fail:
 
 void backing_close(struct backing *b)
 {
-	if (b->fd >= 0)
+	if (b->fd >= 0) {
+		/* A ring may hold the file a little longer than the fd; nobody should wait for that. */
+		flock(b->fd, LOCK_UN);
 		close(b->fd);
+	}
 	b->fd = -1;
 }
 
