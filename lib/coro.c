@@ -22,6 +22,7 @@
 #endif
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef __SANITIZE_THREAD__
@@ -115,6 +116,10 @@ static void coro_destroy(struct coro *co)
 	__tsan_destroy_fiber(co->fiber);
 #endif
 	coro_discard(co->sp);
+#ifdef __SANITIZE_ADDRESS__
+	/* coro_main() never returned: its frame must not haunt what is mapped here next. */
+	__asan_unpoison_memory_region(co->stack, co->size);
+#endif
 	munmap((char *)co->stack - page, co->size + page);
 	free(co);
 }
