@@ -105,7 +105,8 @@ enum ublk_gate {
  * @gate: enum ublk_gate, written under gate_mutex
  * @closing: the server goes away: commits arm no further command; under gate_mutex
  * @nr_ready: slots that have fetched; under gate_mutex
- * @idle_before: nothing to do at the watch's last look
+ * @idle: the same commands waited at the watch's last two looks
+ * @sum_before: what waited at its last look
  * @lock: see the locking rules
  * @slots: one per tag
  */
@@ -119,7 +120,8 @@ struct ublk_queue {
 	bool closing;
 	u16 nr_ready;
 #ifndef UBLK_HAVE_CMD_CANCEL
-	bool idle_before;
+	bool idle;
+	unsigned long sum_before;
 #endif
 	spinlock_t lock;
 	struct ublk_slot slots[];

@@ -195,33 +195,6 @@ static void cancel_all(struct ublk_device *ub)
 }
 
 /**
- * ublk_send_away() - tell the server, if there is one, to go
- * @ub: the device, its mutex held: the release, which makes room for the next server, waits
- *
- * Takes the locks of the server's rings.
- */
-void ublk_send_away(struct ublk_device *ub)
-{
-	lockdep_assert_held(&ub->mutex);
-	if (!test_bit(UBLK_DEV_OPEN, &ub->flags))
-		return;
-	ublk_close(ub);
-	cancel_all(ub);
-	wake_up_all(&ub->wait);
-}
-
-/**
- * ublk_close_later() - have ublk_close_work() run
- * @ub: the device, its char device open
- */
-void ublk_close_later(struct ublk_device *ub)
-{
-	ublk_get(ub);
-	if (!queue_delayed_work(ublk_wq, &ub->close_work, 0))
-		ublk_put(ub);
-}
-
-/**
  * ublk_close_work() - one of the server's tasks is dying: send the others away as well
  * @work: ublk_device.close_work
  *
@@ -238,6 +211,34 @@ void ublk_close_work(struct work_struct *work)
 	    queue_delayed_work(ublk_wq, &ub->close_work, msecs_to_jiffies(DYING_POLL_MS)))
 		return;
 	ublk_put(ub);
+}
+
+/**
+ * ublk_close_later() - have ublk_close_work() run
+ * @ub: the device, its char device open
+ */
+void ublk_close_later(struct ublk_device *ub)
+{
+	ublk_get(ub);
+	if (!queue_delayed_work(ublk_wq, &ub->close_work, 0))
+		ublk_put(ub);
+}
+
+/**
+ * ublk_send_away() - tell the server, if there is one, to go
+ * @ub: the device, its mutex held: the release, which makes room for the next server, waits
+ *
+ * A command's end may drop the last reference to the char device's file. In the caller's task
+ * its release would then wait for the caller to return, and DEL_DEV waits for the release: so
+ * it is done in a worker, whose files are released elsewhere.
+ */
+void ublk_send_away(struct ublk_device *ub)
+{
+	lockdep_assert_held(&ub->mutex);
+	if (!test_bit(UBLK_DEV_OPEN, &ub->flags))
+		return;
+	ublk_close_later(ub);
+	flush_delayed_work(&ub->close_work);
 }
 
 /**

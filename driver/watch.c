@@ -50,14 +50,19 @@ static bool a_task_is_leaving(struct ublk_queue *q, bool *in_exec)
 	return false;
 }
 
-static bool is_idle(const struct ublk_queue *q)
+/*
+ * Adds up the commands that wait for requests. The same twice: none of them has seen work since.
+ * Adding up something else by chance costs one look at the rings too many.
+ */
+static unsigned long waiting_sum(const struct ublk_queue *q)
 {
+	unsigned long sum = 0;
 	u16 tag;
 
 	for (tag = 0; tag < q->depth; tag++)
-		if (READ_ONCE(q->slots[tag].state) != UBLK_SLOT_ARMED)
-			return false;
-	return true;
+		if (READ_ONCE(q->slots[tag].state) == UBLK_SLOT_ARMED)
+			sum += (unsigned long)READ_ONCE(q->slots[tag].cmd) ^ (tag + 1);
+	return sum;
 }
 
 /* No request can claim a slot, the lock keeps others from ending the commands. */
@@ -89,7 +94,7 @@ static bool rings_are_dying(struct ublk_device *ub)
 	if (disk)
 		blk_mq_quiesce_queue(disk->queue);
 	for (i = 0; i < ub->info.nr_hw_queues && !dying; i++)
-		if (ub->queues[i]->idle_before)
+		if (ub->queues[i]->idle)
 			dying = a_ring_is_dying(ub->queues[i]);
 	if (disk)
 		blk_mq_unquiesce_queue(disk->queue);
@@ -106,11 +111,12 @@ static bool is_leaving_locked(struct ublk_device *ub, bool *any_idle)
 	mutex_lock(&ub->gate_mutex);
 	for (i = 0; i < ub->info.nr_hw_queues && !leaving; i++) {
 		struct ublk_queue *q = ub->queues[i];
-		bool idle = is_idle(q);
+		unsigned long sum = waiting_sum(q);
 
 		leaving = a_task_is_leaving(q, &in_exec);
-		*any_idle |= idle && q->idle_before;
-		q->idle_before = idle;
+		q->idle = sum && sum == q->sum_before;
+		q->sum_before = sum;
+		*any_idle |= q->idle;
 	}
 	leaving |= in_exec && ub->exec_before;
 	ub->exec_before = in_exec;

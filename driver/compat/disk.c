@@ -97,10 +97,13 @@ struct gendisk *ublk_compat_alloc_disk(struct blk_mq_tag_set *set, const struct 
 	blk_queue_max_hw_sectors(q, l->max_sectors);
 	blk_queue_chunk_sectors(q, l->chunk_sectors);
 	blk_queue_max_segments(q, l->max_segments);
-	blk_queue_virt_boundary(q, l->virt_boundary_mask);
 	if (l->seg_boundary_mask)
 		blk_queue_segment_boundary(q, l->seg_boundary_mask);
-	blk_queue_max_segment_size(q, l->max_segment_size);
+	/* A virtual boundary lifts the limit on segments: no other may be set beside it. */
+	if (l->virt_boundary_mask)
+		blk_queue_virt_boundary(q, l->virt_boundary_mask);
+	else
+		blk_queue_max_segment_size(q, l->max_segment_size);
 	blk_queue_dma_alignment(q, l->dma_mask);
 	set_discard(q, l);
 	blk_queue_write_cache(q, l->write_cache, l->fua);
