@@ -12,6 +12,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum ubd_option_type {
 	UBD_STRING, /* const char *; NULL when not given */
 	UBD_PATH,   /* const char *, made absolute; NULL when not given */
@@ -45,5 +49,9 @@ struct ubd_option {
 
 /* Parse a size as UBD_SIZE does. Bytes. -EINVAL. */
 int ubd_size_parse(const char *text, uint64_t *bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
