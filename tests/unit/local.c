@@ -296,7 +296,9 @@ static void *hammer(void *arg)
 
 	memset(mem, 1, sizeof(mem));
 	do {
-		h->last = ubd_local_io(h->dev, h->queue, UBD_WRITE, 0, h->done % 100 * 8192, mem,
+		/* Each queue its half: two at the same place at once would be a race of ours. */
+		h->last = ubd_local_io(h->dev, h->queue, UBD_WRITE, 0,
+				       h->queue * SIZE / 2 + h->done % 100 * 8192, mem,
 				       8192);
 		h->done++;
 	} while (h->last == 8192);
