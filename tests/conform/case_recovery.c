@@ -318,7 +318,7 @@ CASE(bug_end_recovery_live_before_every_queue_fetched)
 /* A second server dies before it has fetched all; the third one must find the device as usual. */
 CASE(recovery_after_half_a_recovery)
 {
-	struct server *s = server_up(dev_new(RECOVER, 2, 8));
+	struct server *s = server_up(dev_new(REISSUE, 2, 8));
 	struct job *io;
 
 	server_kill(s);
