@@ -5,6 +5,7 @@
 static const struct ubd_target *const targets[] = {
 	&target_loop,
 	&target_mem,
+	&target_nbd,
 	&target_null,
 	NULL,
 };

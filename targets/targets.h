@@ -7,6 +7,7 @@
 
 extern const struct ubd_target target_loop;
 extern const struct ubd_target target_mem;
+extern const struct ubd_target target_nbd;
 extern const struct ubd_target target_null;
 
 #endif
