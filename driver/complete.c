@@ -6,30 +6,47 @@
 #include "driver.h"
 #include "trace.h"
 
+/*
+ * A bio's end may drop the last reference to the block device's file; in the server's task that
+ * would close the disk there and then, waiting for a lock whose holder waits for the server. So
+ * bios end as if in softirq, unless it is an interrupt already, where members may end.
+ */
+static bool bh_begin(void)
+{
+	if (in_hardirq() || irqs_disabled())
+		return false;
+	local_bh_disable();
+	return true;
+}
+
+static void bh_end(bool begun)
+{
+	if (begun)
+		local_bh_enable();
+}
+
 /**
  * ublk_end_request() - end a request
  * @rq: the request
  * @status: how
  *
- * Runs the bios' ends as if in softirq. A bio's end may drop the last reference to the block
- * device's file; in the server's task that would close the disk there and then, waiting for a
- * lock whose holder waits for the server.
+ * In any context.
  */
 void ublk_end_request(struct request *rq, blk_status_t status)
 {
-	local_bh_disable();
+	bool bh = bh_begin();
+
 	blk_mq_end_request(rq, status);
-	local_bh_enable();
+	bh_end(bh);
 }
 
 /* Ends the first @bytes and has the rest served again. */
 static void end_part(struct request *rq, u32 bytes)
 {
-	bool more;
+	bool bh = bh_begin();
+	bool more = blk_update_request(rq, BLK_STS_OK, bytes);
 
-	local_bh_disable();
-	more = blk_update_request(rq, BLK_STS_OK, bytes);
-	local_bh_enable();
+	bh_end(bh);
 	if (more)
 		blk_mq_requeue_request(rq, true);
 	else

@@ -126,6 +126,8 @@ static int run(u32 op, struct ublksrv_ctrl_cmd *h)
 		return -EOPNOTSUPP;
 	if (op == UBLK_U_CMD_GET_FEATURES)
 		return get_features(h);
+	if (op == UBD_U_CMD_QUERY)
+		return ublk_zc_query(h->addr, h->len);
 	if (nr == UBLK_CMD_ADD_DEV)
 		return ublk_device_add(h);
 	ub = ublk_device_find(h->dev_id);

@@ -106,6 +106,7 @@ static void device_free(struct device *dev)
 	u32 id = ub->info.dev_id;
 
 	WARN_ON_ONCE(ub->disk);
+	ublk_zc_exit(ub);
 	ublk_queues_exit(ub);
 	if (test_bit(UBLK_DEV_TAG_SET, &ub->flags))
 		blk_mq_free_tag_set(&ub->tag_set);
@@ -156,7 +157,7 @@ static int negotiate(struct ublksrv_ctrl_dev_info *info)
 		return ret;
 	if ((info->flags & UBLK_F_INTEGRITY) && !(info->flags & UBLK_F_USER_COPY))
 		return -EINVAL;
-	info->flags = (info->flags & ublk_features()) | always;
+	info->flags = (info->flags & (ublk_features() | ublk_zc_features())) | always;
 	if (info->flags & UBLK_F_NO_PLAIN_COPY)
 		info->flags &= ~UBLK_F_NEED_GET_DATA;
 	return 0;
@@ -233,7 +234,8 @@ static int device_prepare(struct ublk_device *ub)
 	if (ret)
 		return ret;
 	set_bit(UBLK_DEV_TAG_SET, &ub->flags);
-	return ublk_queues_init(ub);
+	ret = ublk_queues_init(ub);
+	return ret ?: ublk_zc_init(ub);
 }
 
 /**

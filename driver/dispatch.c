@@ -98,7 +98,7 @@ static int desc_op(const struct request *rq)
 }
 
 static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq,
-			      const struct ublk_slot *slot)
+			      struct ublk_slot *slot)
 {
 	struct ublksrv_io_desc *desc = &q->desc[rq->tag];
 	int op = desc_op(rq);
@@ -109,6 +109,8 @@ static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq,
 	desc->nr_sectors = blk_rq_sectors(rq);
 	desc->start_sector = blk_rq_pos(rq);
 	desc->addr = slot->addr;
+	if (q->features & UBD_F_ALL)
+		desc->addr = slot->generation = ublk_zc_next(slot->generation);
 	return BLK_STS_OK;
 }
 

@@ -30,6 +30,7 @@
 #include <linux/workqueue.h>
 #include "../include/uapi/ublk.h"
 #include "compat/compat.h"
+#include "zc/zc.h"
 
 #define UBLK_MAX_DEVICES (1U << MINORBITS)
 
@@ -44,6 +45,7 @@ struct ublk_device;
  * @UBLK_SLOT_SERVED: the server holds the request; the server's task is the only one to touch
  *	the slot, and after that task's end the release
  * @UBLK_SLOT_NEED_DATA: as SERVED, for a write that was announced without its data
+ * @UBLK_SLOT_FUSED: a command with members has taken the request over, to end it after them
  */
 enum ublk_slot_state {
 	UBLK_SLOT_EMPTY,
@@ -51,6 +53,7 @@ enum ublk_slot_state {
 	UBLK_SLOT_CLAIMED,
 	UBLK_SLOT_SERVED,
 	UBLK_SLOT_NEED_DATA,
+	UBLK_SLOT_FUSED,
 };
 
 /* Bit in ublk_slot.lock: the filled prefix is being moved, see usercopy.c. */
@@ -68,6 +71,7 @@ enum ublk_slot_state {
  * @res: what the server committed
  * @filled: bytes at the request's start that hold what the server wrote, or zeroes
  * @state: enum ublk_slot_state
+ * @generation: of the request, with any of UBD_F_ALL
  *
  * One cache line each: neighbours are served by different CPUs.
  */
@@ -81,6 +85,7 @@ struct ublk_slot {
 	s32 res;
 	u32 filled;
 	u8 state;
+	u32 generation;
 } ____cacheline_aligned_in_smp;
 
 /**
@@ -108,6 +113,7 @@ enum ublk_gate {
  * @idle: the same commands waited at the watch's last two looks
  * @sum_before: what waited at its last look
  * @lock: see the locking rules
+ * @zc: one per tag, with any of UBD_F_ALL
  * @slots: one per tag
  */
 struct ublk_queue {
@@ -124,6 +130,7 @@ struct ublk_queue {
 	unsigned long sum_before;
 #endif
 	spinlock_t lock;
+	struct ublk_zc_tag *zc;
 	struct ublk_slot slots[];
 };
 
@@ -179,6 +186,7 @@ enum {
  * @scan_work: partition scan after START_DEV
  * @watch_work: looks whether the server is still there (watch.c)
  * @exec_before: a task was in exec at the watch's last look
+ * @zc_wq: for members that sleep, with any of UBD_F_ALL
  * @tag_set: of the disk
  * @queues: info.nr_hw_queues of them
  */
@@ -211,6 +219,7 @@ struct ublk_device {
 	struct delayed_work watch_work;
 	bool exec_before;
 #endif
+	struct workqueue_struct *zc_wq;
 	struct blk_mq_tag_set tag_set;
 	struct ublk_queue *queues[];
 };
@@ -228,7 +237,8 @@ static inline bool ublk_has(const struct ublk_device *ub, u64 feature)
 }
 
 /* Data is copied between the request and the server's buffer at dispatch and commit. */
-#define UBLK_F_NO_PLAIN_COPY (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG)
+#define UBLK_F_NO_PLAIN_COPY                                                                       \
+	(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG | UBD_F_ALL)
 
 /* Somebody else than the server's task may hold a request. */
 #define UBLK_F_HELD UBLK_F_NO_PLAIN_COPY
@@ -315,6 +325,7 @@ bool ublk_copy_from_server(struct request *rq, u64 addr, u32 len);
 void ublk_zero_data(struct request *rq, u32 from, u32 to);
 
 /* usercopy.c */
+int ublk_fill_begin(struct ublk_slot *slot, struct request *rq, u32 from, u32 end, u32 *before);
 ssize_t ublk_ch_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t ublk_ch_write_iter(struct kiocb *iocb, struct iov_iter *from);
 

@@ -94,6 +94,8 @@ static bool run(struct ublk_device *ub, const struct io_args *a, struct io_uring
 		*ret = fetch(q, a, cmd, issue_flags);
 		return !*ret;
 	}
+	if (a->nr >= UBLK_ZC_FIRST_NR)
+		return ublk_zc_command(q, a->tag, cmd, issue_flags, ret);
 	if (a->nr != UBLK_IO_COMMIT_AND_FETCH_REQ && a->nr != UBLK_IO_NEED_GET_DATA)
 		return false;
 	if (READ_ONCE(slot->task) != current)

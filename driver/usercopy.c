@@ -49,15 +49,24 @@ static void slot_release(struct ublk_queue *q, struct ublk_slot *slot)
 		ublk_complete(q, slot, rq);
 }
 
-/*
- * Makes @from the start of a copy that ends at @end, and everything before it safe.
- * Stores how far the prefix reached before, for a copy that comes short.
+/**
+ * ublk_fill_begin() - promise that part of a read's data will be filled
+ * @slot: the slot, its request held
+ * @rq: the request
+ * @from: first byte
+ * @end: byte after the last
+ * @before: how far the safe prefix reached, for a fill that comes short; may be NULL
+ *
+ * Makes everything before @from safe to show as well.
+ *
+ * Return: 0, or -EINTR.
  */
-static int fill_begin(struct ublk_slot *slot, struct request *rq, u32 from, u32 end, u32 *before)
+int ublk_fill_begin(struct ublk_slot *slot, struct request *rq, u32 from, u32 end, u32 *before)
 {
 	if (wait_on_bit_lock(&slot->lock, UBLK_SLOT_FILL_LOCK, TASK_KILLABLE))
 		return -EINTR;
-	*before = slot->filled;
+	if (before)
+		*before = slot->filled;
 	if (from > slot->filled)
 		ublk_zero_data(rq, slot->filled, from);
 	if (end > slot->filled)
@@ -70,7 +79,7 @@ static ssize_t copy_in(struct ublk_slot *slot, struct request *rq, u32 off, stru
 {
 	u32 end = off + min_t(size_t, iov_iter_count(iter), blk_rq_bytes(rq) - off);
 	u32 before, got;
-	int ret = fill_begin(slot, rq, off, end, &before);
+	int ret = ublk_fill_begin(slot, rq, off, end, &before);
 
 	if (ret)
 		return ret;

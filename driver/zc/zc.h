@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Zero copy: what the driver's files need of it, and what its own files share.
+ *
+ * The server names ranges of a request's pages and the files or sockets they come from or go to.
+ * Such a member is run here, on the pages themselves. The members of one command are a group:
+ * the command ends, or its request does, after the last of them.
+ *
+ *   command.c  a command: its checks, its group, its end
+ *   member.c   a member's checks and end
+ *   pages.c    an iterator over a member's range of the request
+ *   file.c     READ, WRITE, FSYNC
+ *
+ * Only the task that owns a tag gives commands for it, so a request that it holds cannot go away
+ * while a command is looked at. After that a group keeps the request: MEMBERS by a reference on
+ * the slot, FUSED by the server's own, which it takes over (UBLK_SLOT_FUSED).
+ *
+ * Members end anywhere, in interrupts too. What happens there takes no lock that sleeps.
+ */
+#ifndef UBLK_ZC_H
+#define UBLK_ZC_H
+
+#include <linux/fs.h>
+#include <linux/workqueue.h>
+#include "../../include/uapi/ubd.h"
+
+struct io_uring_cmd;
+struct request;
+struct ublk_device;
+struct ublk_queue;
+struct ublk_slot;
+struct ublk_group;
+
+/**
+ * struct ublk_member - one range of a request, on its way
+ * @iocb: for files
+ * @iter: what is left of the range
+ * @work: runs the part that may sleep, in the device's own queue
+ * @group: whose member it is
+ * @file: referenced; NULL when none is needed
+ * @bvecs: the range's own copy of the request's vectors, or NULL when it points into a bio
+ * @pos: offset in the file
+ * @at: offset in the request's data
+ * @len: bytes
+ * @done: bytes moved
+ * @op: enum ubd_member_op
+ * @flags: UBD_MEMBER_F_*
+ * @nowait: it was issued on the condition that it does not sleep
+ */
+struct ublk_member {
+	struct kiocb iocb;
+	struct iov_iter iter;
+	struct work_struct work;
+	struct ublk_group *group;
+	struct file *file;
+	struct bio_vec *bvecs;
+	u64 pos;
+	u32 at;
+	u32 len;
+	u32 done;
+	u8 op;
+	u8 flags;
+	bool nowait;
+};
+
+/**
+ * struct ublk_group - the members of one command
+ * @cmd: the command
+ * @q: the queue
+ * @slot: the slot, which keeps the request while the group lives
+ * @members: @nr of them
+ * @left: members under way, and one more while they are being started
+ * @err: the first member's that failed
+ * @bytes: what all members move when none fails
+ * @tag: the slot's
+ * @nr: number of members
+ * @fused: the request ends with the group
+ */
+struct ublk_group {
+	struct io_uring_cmd *cmd;
+	struct ublk_queue *q;
+	struct ublk_slot *slot;
+	struct ublk_member *members;
+	atomic_t left;
+	int err;
+	s32 bytes;
+	u16 tag;
+	u8 nr;
+	bool fused;
+};
+
+/* Bit in ublk_zc_tag.flags: the group is in use. */
+#define UBLK_ZC_TAG_BUSY 0
+
+/**
+ * struct ublk_zc_tag - what the usual command needs, so that it allocates nothing
+ * @flags: UBLK_ZC_TAG_BUSY
+ * @group: a group of one
+ * @member: its member
+ */
+struct ublk_zc_tag {
+	unsigned long flags;
+	struct ublk_group group;
+	struct ublk_member member;
+} ____cacheline_aligned_in_smp;
+
+/* ---- for the rest of the driver ---------------------------------------------------------- */
+
+/* The first number of a command of ours, of either kind. */
+#define UBLK_ZC_FIRST_NR 0x60
+
+/* The generation after @generation: 24 bits, never 0. */
+static inline u32 ublk_zc_next(u32 generation)
+{
+	return (generation & UBD_GENERATION_MASK) % UBD_GENERATION_MASK + 1;
+}
+
+u64 ublk_zc_features(void);
+int ublk_zc_query(u64 addr, u16 len);
+int ublk_zc_init(struct ublk_device *ub);
+void ublk_zc_exit(struct ublk_device *ub);
+bool ublk_zc_command(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+		     unsigned int issue_flags, int *ret);
+
+/* ---- among zero copy's own files --------------------------------------------------------- */
+
+/* command.c */
+void ublk_group_put(struct ublk_group *g, int err);
+
+/* member.c */
+int ublk_member_prepare(struct ublk_member *m, const struct ubd_member *um,
+			const struct request *rq);
+void ublk_member_drop(struct ublk_member *m);
+void ublk_member_start(struct ublk_member *m);
+void ublk_member_end(struct ublk_member *m, int err);
+
+/* The request's pages are filled by it. */
+static inline bool ublk_member_fills(const struct ublk_member *m)
+{
+	return m->op == UBD_MEMBER_READ || m->op == UBD_MEMBER_RECV || m->op == UBD_MEMBER_ZERO;
+}
+
+/* pages.c */
+void ublk_member_iter(struct ublk_member *m);
+
+/* file.c */
+int ublk_file_check(const struct ublk_member *m, const struct ublk_device *ub);
+void ublk_file_start(struct ublk_member *m);
+
+#endif
