@@ -21,16 +21,25 @@ TIMED_OUT, FAILED = 124, 125
 # How long the guest may take for each step that is not the command's own.
 BOOT_SECONDS = 180
 END_SECONDS = 20
+RELEASE_SECONDS = 1
 DUMP_SECONDS = 3
 
 
 class Channel:
-    """A socket to a device of the guest. What is read goes to `sink`."""
+    """A socket to a device of the guest. What is read goes to `sink`, what is
+    to be sent waits in `pending` until the guest takes it."""
 
     def __init__(self, sink):
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.sink = sink
+        self.pending = bytearray()
+
+    def send(self):
+        try:
+            del self.pending[: self.ours.send(self.pending)]
+        except BlockingIOError:
+            pass
 
     def device(self, name):
         return ["-chardev", f"socket,id={name},fd={self.theirs.fileno()}"]
@@ -105,6 +114,8 @@ class Machine:
         self.status = None
         self.refusal = None
         self.started = None
+        self.exited = None
+        self.released = False
         self.ended = False
         self.process = None
         token = None if job.interactive else job.token.encode()
@@ -129,7 +140,8 @@ class Machine:
             self.ended = True
         text = line.decode(errors="replace")
         self.scanner.feed(text)
-        self.tail = [*self.tail[-39:], text]
+        # What comes before the first process is of no interest once it runs.
+        self.tail = [] if "Run /init as init process" in text else [*self.tail[-39:], text]
         if self.log_file:
             self.log_file.write(text + "\n")
         if self.verbose:
@@ -145,6 +157,7 @@ class Machine:
             self.started = time.monotonic()
         elif word == "exit":
             self.status = int(rest)
+            self.exited = time.monotonic()
         elif word == "refuse":
             self.refusal = rest
 
@@ -200,8 +213,11 @@ class Machine:
         while True:
             alive = self._turn()
             now = time.monotonic()
-            if self.ended and self.status is not None and self.out.finished and self.err.finished:
+            if self.ended and self.status is not None and (self.refusal or self._streams_ended()):
                 break
+            if self.status is not None and not self.released and now > self.exited + RELEASE_SECONDS:
+                self.released = True
+                self.channels["ctl"].pending += b"release\n"
             if not alive:
                 verdict = f"the guest ended without reporting a status (QEMU exit {self.process.wait()})"
                 break
@@ -221,30 +237,36 @@ class Machine:
                 break
             if dump is None:
                 dump = deadline = now + DUMP_SECONDS
-                self.channels["ctl"].ours.send(b"w\n")
+                self.channels["ctl"].pending += b"w\n"
                 continue
             self.status = TIMED_OUT
             break
         return self._judge(verdict, dump is not None)
 
+    def _streams_ended(self):
+        return self.out.finished and self.err.finished
+
     def _turn(self):
         """Moves what can be moved now; False when the guest is gone."""
         poll = select.poll()
         by_fd = {c.ours.fileno(): c for c in self.channels.values()}
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
+        for fd, channel in by_fd.items():
+            poll.register(fd, select.POLLIN | (select.POLLOUT if channel.pending else 0))
         outputs = [o for o in (self.out, self.err, self.note) if o.pending]
         for output in outputs:
             poll.register(output.fd, select.POLLOUT)
-        source = self._source()
-        if source is not None:
-            poll.register(source, select.POLLIN)
+        source = self._input()
+        if source:
+            poll.register(0, select.POLLIN)
         alive = True
-        for fd, _ in poll.poll(200):
+        for fd, events in poll.poll(200):
             if fd in by_fd:
-                alive &= self._read(by_fd[fd])
-            elif fd == source:
-                self._read_stdin()
+                if events & select.POLLOUT:
+                    by_fd[fd].send()
+                if events & ~select.POLLOUT:
+                    alive &= self._read(by_fd[fd])
+            elif fd == 0:
+                self._read_input(source)
             else:
                 output = next(o for o in outputs if o.fd == fd)
                 if not output.write() and output is self.out:
@@ -262,28 +284,27 @@ class Machine:
         channel.sink(data)
         return bool(data)
 
-    def _source(self):
-        """Where input comes from, once the guest can take it."""
-        if self.started is not None and (self.job.interactive or "in" in self.channels):
-            return 0
-        return None
+    def _input(self):
+        """The channel that takes our input, while it has room for more."""
+        channel = self.channels.get("tty" if self.job.interactive else "in")
+        if self.started is None or channel is None or channel.pending or self.job.input_ended:
+            return None
+        return channel
 
-    def _read_stdin(self):
+    def _read_input(self, channel):
         data = os.read(0, 4096)
-        channel = self.channels["tty" if self.job.interactive else "in"].ours
-        if self.job.interactive and (ESCAPE in data or not data):
-            self.job.escaped = True
+        if self.job.interactive:
+            self.job.escaped = ESCAPE in data or not data
+            channel.pending += data
             return
-        channel.setblocking(True)
-        if data:
-            channel.sendall(data)
-            channel.setblocking(False)
-        else:
-            channel.close()
-            del self.channels["in"]
+        # Each piece says its size, and one of size 0 is the end: closing the
+        # channel instead would lose what the guest has not read yet.
+        channel.pending += b"%d\n" % len(data) + data
+        self.job.input_ended = not data
 
     def _judge(self, verdict, late):
         self._drain()
+        tail = [] if self.verbose or self.scanner.count else self.tail
         say = lambda text: print(f"vm/run: {text}", file=sys.stderr, flush=True)
         status = FAILED if self.status is None else self.status
         if self.refusal:
@@ -291,20 +312,22 @@ class Machine:
             status = FAILED
         elif verdict:
             say(verdict)
-            if not self.job.escaped and not self.verbose:
-                self._print("the end of the kernel log", self.tail)
+            if not self.job.escaped:
+                self._print("the end of the kernel log", tail)
             status = FAILED
         elif late:
             say("time limit reached")
-            if not self.verbose:
-                self._print("the end of the kernel log", self.tail)
+            self._print("the end of the kernel log", tail)
             status = TIMED_OUT
         if self.scanner.count:
             self._print(f"the kernel complained {self.scanner.count} time(s)", self.scanner.lines)
             status = status if late else FAILED
         return status
 
-    def _print(self, title, lines):
+    @staticmethod
+    def _print(title, lines):
+        if not lines:
+            return
         text = "".join(f"    {line}\n" for line in lines)
         print(f"vm/run: {title}:\n{text}", end="", file=sys.stderr, flush=True)
 
