@@ -177,11 +177,13 @@ static int start(struct ubd_device_config *config, int argc, char **argv)
 	}
 	dev = ubd_device_new(t, config);
 	for (int i = 1; i < argc && !ret; i++) {
-		char *value = strchr(argv[i], '=');
+		char *value = strstr(argv[i], "://") ? NULL : strchr(argv[i], '=');
 
 		if (value)
 			*value++ = 0;
-		ret = ubd_device_set_option(dev, argv[i], value);
+		/* A URI is positional. */
+		ret = strstr(argv[i], "://") ? ubd_device_set_option(dev, NULL, argv[i])
+					     : ubd_device_set_option(dev, argv[i], value);
 	}
 	if (!ret)
 		ret = ubd_local_start(dev);
