@@ -37,8 +37,29 @@ enum {
 	KEY_JSON,
 };
 
+static const char *way_word(unsigned n)
+{
+	return ubd_zero_copy_name((enum ubd_zero_copy)n);
+}
+
+static const char *mode_word(unsigned n)
+{
+	return ubd_recovery_name((enum ubd_recovery)n);
+}
+
+static const char *target_word(unsigned n)
+{
+	const struct ubd_target *const *t = ubd_targets();
+
+	for (unsigned i = 0; t[i]; i++)
+		if (i == n)
+			return t[i]->name;
+	return NULL;
+}
+
 const struct arg_option add_options[] = {
-	{KEY_TARGET, "target", 't', ARG_NEEDED, "TARGET", "the target, instead of as a word"},
+	{KEY_TARGET, "target", 't', ARG_NEEDED, "TARGET", "the target, instead of as a word",
+	 target_word},
 	{KEY_ID, "id", 'n', ARG_NEEDED, "N", "number of the device (default: a free one)"},
 	{KEY_QUEUES, "queues", 'q', ARG_NEEDED, "N", "queues, each with a thread (default: 1)"},
 	{KEY_DEPTH, "depth", 'd', ARG_NEEDED, "N", "requests in flight per queue (default: 128)"},
@@ -46,9 +67,9 @@ const struct arg_option add_options[] = {
 	{KEY_MAX_IO, "max-io", 0, ARG_NEEDED, "SIZE", "largest request (default: 512K)"},
 	{KEY_READ_ONLY, "read-only", 'r', ARG_BARE, NULL, "refuse writes"},
 	{KEY_ZERO_COPY, "zero-copy", 'z', ARG_ALLOWED, "WAY",
-	 "how data travels (default: auto, the best)"},
+	 "how data travels (default: auto, the best)", way_word},
 	{KEY_RECOVERY, "recovery", 0, ARG_NEEDED, "MODE",
-	 "when the server dies: none|queue|reissue|fail"},
+	 "when the server dies: none|queue|reissue|fail", mode_word},
 	{KEY_NO_PARTITIONS, "no-partitions", 0, ARG_BARE, NULL, "do not read a partition table"},
 	{KEY_PIN, "pin", 0, ARG_BARE, NULL, "keep each queue's thread on that queue's CPUs"},
 	{KEY_UNPRIVILEGED, "unprivileged", 0, ARG_BARE, NULL, "a device owned by an ordinary user"},

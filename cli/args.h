@@ -20,6 +20,8 @@ struct arg_option {
 	enum arg_value value;
 	const char *metavar;
 	const char *help; /* one line, no full stop */
+	/* The nth word it takes as a value, NULL past the end; for completion. */
+	const char *(*word)(unsigned n);
 };
 
 /* Results of args_next() beside the keys. */

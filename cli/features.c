@@ -70,6 +70,9 @@ static int probe_zero_copy(struct ubd_ctrl *ctrl, uint64_t *features)
 static bool usable(const struct driver *d, enum ubd_zero_copy way)
 {
 	switch (way) {
+	case UBD_ZC_AUTO:
+	case UBD_ZC_OFF:
+		return true;
 	case UBD_ZC_GET_DATA:
 		return d->features & UBLK_F_NEED_GET_DATA;
 	case UBD_ZC_USER_COPY:
@@ -79,7 +82,7 @@ static bool usable(const struct driver *d, enum ubd_zero_copy way)
 	case UBD_ZC_AUTO_BUF:
 		return d->features & UBLK_F_AUTO_BUF_REG && d->features & UBLK_F_USER_COPY;
 	default:
-		return true;
+		return false;
 	}
 }
 

@@ -43,13 +43,20 @@ int verb_print_help(const struct verb *verb)
 	return 0;
 }
 
-/* A word that can be typed next: "--name", with "=" when a value must follow. */
+/* What can be typed: --name for a switch, --name= with a value, --name=WORD for a known one. */
 static void print_plain(const struct verb *verb)
 {
+	const char *word;
+
 	for (const struct arg_option *o = verb->options; o->key; o++) {
-		printf("--%s%s\n", o->name, o->value == ARG_NEEDED ? "=" : "");
 		if (o->letter)
 			printf("-%c\n", o->letter);
+		if (o->value != ARG_NEEDED)
+			printf("--%s\n", o->name);
+		if (o->value != ARG_BARE)
+			printf("--%s=\n", o->name);
+		for (unsigned n = 0; o->word && (word = o->word(n)); n++)
+			printf("--%s=%s\n", o->name, word);
 	}
 	printf("--help\n");
 }

@@ -17,13 +17,6 @@
 
 enum { KEY_JSON = 1, KEY_NO_HEADINGS, KEY_COLUMNS };
 
-static const struct arg_option options[] = {
-	{KEY_JSON, "json", 0, ARG_BARE, NULL, "one JSON document"},
-	{KEY_NO_HEADINGS, "noheadings", 'n', ARG_BARE, NULL, "without the line of titles"},
-	{KEY_COLUMNS, "columns", 'o', ARG_NEEDED, "LIST", "these columns, comma between"},
-	{0},
-};
-
 /* ---- Columns ------------------------------------------------------------------------------ */
 
 static char *cell_dev(const struct view *v)
@@ -97,6 +90,19 @@ static const struct column {
 };
 
 #define ALL_COLUMNS ARRAY_SIZE(columns)
+
+static const char *column_word(unsigned n)
+{
+	return n < ALL_COLUMNS ? columns[n].name : NULL;
+}
+
+static const struct arg_option options[] = {
+	{KEY_JSON, "json", 0, ARG_BARE, NULL, "one JSON document"},
+	{KEY_NO_HEADINGS, "noheadings", 'n', ARG_BARE, NULL, "without the line of titles"},
+	{KEY_COLUMNS, "columns", 'o', ARG_NEEDED, "LIST", "these columns, comma between",
+	 column_word},
+	{0},
+};
 
 struct choice {
 	const struct column *columns[ALL_COLUMNS];

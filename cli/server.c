@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "notify.h"
 #include "say.h"
 #include "server_state.h"
 #include "state.h"
@@ -101,7 +102,10 @@ static int report_ready(struct server *s, json_object *state)
 		return -errno;
 	if (s->report_fd < 0) {
 		puts(text);
-		return fflush(stdout) ? -errno : 0;
+		if (fflush(stdout))
+			return -errno;
+		notify_manager("READY=1");
+		return 0;
 	}
 	detach();
 	ret = report(s->report_fd, SERVER_READY, text);
@@ -292,6 +296,7 @@ static int serve(struct server *s)
 			free(line);
 		}
 	}
+	notify_manager("STOPPING=1");
 	end_watching(s);
 	/* While the number is still ours: whoever gets it next writes files of the same name. */
 	if (!interrupted)

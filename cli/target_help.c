@@ -192,6 +192,20 @@ json_object *target_json(const struct ubd_target *target)
 
 void target_print_plain(const struct ubd_target *target)
 {
-	for (const struct ubd_option *o = table(target); o->name; o++)
+	for (const struct ubd_option *o = table(target); o->name; o++) {
+		bool path = o->type == UBD_PATH || o->type == UBD_PATHS;
+		char *copy, *rest, *word;
+
+		if (o->letter)
+			printf("-%c\n", o->letter);
 		printf("--%s%s\n", o->name, o->type == UBD_BOOL ? "" : "=");
+		if (path)
+			printf("--%s=<path>\n", o->name);
+		if (o->type != UBD_CHOICE)
+			continue;
+		rest = copy = say_format("%s", o->choices);
+		while ((word = strsep(&rest, "|")))
+			printf("--%s=%s\n", o->name, word);
+		free(copy);
+	}
 }

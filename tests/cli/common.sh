@@ -116,7 +116,7 @@ left_behind() {
 	pgrep -x ubd
 	ls "$UBD_RUN_DIR"
 	find /dev -name 'ublk[bc]*'
-	find /tmp -newer "$work/begin" -user root -maxdepth 1 -name '*ubd*'
+	find "$TMPDIR" -mindepth 1 -maxdepth 1 ! -path "$work"
 }
 
 nothing_left() {
@@ -146,7 +146,6 @@ build_plugin() {
 # begin: a place to work in, and a state directory of its own.
 begin() {
 	work=$(mktemp -d)
-	touch "$work/begin"
 	trap 'rm -rf "$work"' EXIT
 	export UBD_RUN_DIR=$work/run
 	cd "$work" || exit 1

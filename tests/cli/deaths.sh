@@ -79,13 +79,18 @@ check "it is gone as well" gone 2
 
 # ---- Interruptions -----------------------------------------------------------
 
-# interrupt SIGNAL ARGUMENT...: sends it to `ubd add` after a while.
+# ready_for_signals PID: it has made its server, or in the foreground its threads.
+ready_for_signals() {
+	within 20 sh -c "pgrep -P $1 || [ \$(ls /proc/$1/task | wc -l) -gt 1 ]"
+}
+
+# interrupt SIGNAL ARGUMENT...: sends it to `ubd add` while that waits.
 interrupt() {
 	local sig=$1
 	shift
 	"$ubd" add "$@" >out 2>err &
 	local pid=$!
-	sleep 0.7
+	ready_for_signals $pid
 	kill -"$sig" $pid
 	wait $pid
 	echo "$? $(cat out) $(grep -v 'slow target is open' err)"
@@ -99,18 +104,18 @@ matches "SIGINT while the target opens, in the foreground" "$(interrupt INT -f "
 	"^1  ubd: interrupted .*nothing was added$"
 matches "SIGINT just before it is ready" "$(interrupt INT "$slow" --open-ms 1500)" "^1  ubd: add: interrupted; nothing was added$"
 nothing_left "no interruption left anything behind"
-for ms in 0 50 100 150 200 250 300 400; do
-	"$ubd" add null >/dev/null 2>&1 &
-	pid=$!
-	sleep "$(printf '0.%03d' $ms)"
-	kill -INT $pid 2>/dev/null
-	wait $pid
-	status=$?
-	made=$(find /dev -name 'ublkb*')
-	case $status in
-	0) check "interrupted after $ms ms: too late, the device is there" test -n "$made" && "$ubd" del --all ;;
-	*) same "interrupted after $ms ms: no device" "$(within 5 sh -c "! pgrep -x ubd"; find /dev -name 'ublkb*')" "" ;;
-	esac
+# Whatever moment the interruption meets: a device that was reported, or none.
+for mode in "" -f; do
+	odd=
+	for ms in 02 05 08 11 14 17 20 25 30 35 40 50 60 80; do
+		# shellcheck disable=SC2086
+		timeout --foreground -s INT 0.0$ms "$ubd" add $mode null >out 2>err
+		within 5 sh -c "! pgrep -x ubd" && [ -z "$(find /dev -name 'ublkb*'; ls "$UBD_RUN_DIR")" ] && continue
+		[ -z "$mode" ] && [ -s out ] && "$ubd" del "$(cat out)" && continue
+		odd+=" $ms: $(cat out err)"
+		"$ubd" del --all --force
+	done
+	same "interrupted at any moment${mode:+ in the foreground}: a device that was told of, or none" "$odd" ""
 done
 "$ubd" add "$slow" --open-ms 5000 >out 2>err &
 pid=$!
@@ -121,7 +126,7 @@ within 10 sh -c "! pgrep -x ubd"
 nothing_left "a killed adder leaves nothing behind"
 "$ubd" add "$slow" --open-ms 2000 >out 2>err &
 pid=$!
-sleep 0.7
+ready_for_signals $pid
 kill -9 "$(pgrep -P $pid)"
 wait $pid
 matches "a server killed while starting is reported" "$? $(cat err)" "^1 ubd: add: the server was killed by signal 9"

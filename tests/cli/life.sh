@@ -133,5 +133,18 @@ wait $pid
 same "ends the foreground server well" "$? $(cat err)" "0 "
 same "a foreground server that cannot start" \
 	"$("$ubd" add -f loop /nowhere 2>&1; echo $?)" "ubd: cannot open /nowhere: No such file or directory"$'\n'1
+cat >manager.py <<'PY'
+import os, socket, subprocess, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("notify")
+s.settimeout(20)
+os.environ["NOTIFY_SOCKET"] = os.path.abspath("notify")
+p = subprocess.Popen([sys.argv[1], "add", "-f", "null", "-n", "3"], stdout=subprocess.DEVNULL)
+first = s.recv(100).decode()
+there = os.path.exists("/dev/ublkb3")
+p.terminate()
+print(first, there, s.recv(100).decode(), p.wait())
+PY
+same "a service manager is told" "$(python3 -SE manager.py "$ubd")" "READY=1 True STOPPING=1 0"
 nothing_left "nothing is left behind by the foreground"
 finish
