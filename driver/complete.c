@@ -56,6 +56,8 @@ static void end_part(struct request *rq, u32 bytes)
 /* What the reader gets was written by the server, or is zero. */
 static bool fill_read(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u32 len)
 {
+	if (slot->shmem)
+		return true;
 	if (ublk_queue_copies(q))
 		return ublk_copy_from_server(rq, slot->addr, len);
 	if (slot->filled < len)

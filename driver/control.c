@@ -107,6 +107,12 @@ static int run_on_device(struct ublk_device *ub, u32 nr, const struct ublksrv_ct
 	case _IOC_NR(UBLK_U_CMD_QUIESCE_DEV):
 		ret = ublk_quiesce(ub, h->data[0]);
 		break;
+	case _IOC_NR(UBLK_U_CMD_REG_BUF):
+		ret = ublk_shmem_register(ub, h);
+		break;
+	case _IOC_NR(UBLK_U_CMD_UNREG_BUF):
+		ret = ublk_shmem_unregister(ub, h->data[0]);
+		break;
 	default:
 		ret = -EOPNOTSUPP;
 		break;

@@ -32,7 +32,8 @@ u64 ublk_features(void)
 	       UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_UNPRIVILEGED_DEV | UBLK_F_CMD_IOCTL_ENCODE |
 	       UBLK_F_USER_COPY | UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_UPDATE_SIZE |
 	       UBLK_F_QUIESCE | UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV |
-	       UBLK_F_NO_AUTO_PART_SCAN;
+	       UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_SHMEM_ZC | UBLK_F_ZONED_HERE |
+	       UBLK_F_INTEGRITY_HERE;
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -108,6 +109,7 @@ static void device_free(struct device *dev)
 	WARN_ON_ONCE(ub->disk);
 	ublk_zc_exit(ub);
 	ublk_queues_exit(ub);
+	ublk_shmem_exit(ub);
 	if (test_bit(UBLK_DEV_TAG_SET, &ub->flags))
 		blk_mq_free_tag_set(&ub->tag_set);
 	if (test_bit(UBLK_DEV_CHARGED, &ub->flags))
@@ -160,6 +162,10 @@ static int negotiate(struct ublksrv_ctrl_dev_info *info)
 	info->flags = (info->flags & (ublk_features() | ublk_zc_features())) | always;
 	if (info->flags & UBLK_F_NO_PLAIN_COPY)
 		info->flags &= ~UBLK_F_NEED_GET_DATA;
+	/* An append's place comes back where the buffer's address would be. */
+	if ((info->flags & UBLK_F_ZONED) &&
+	    !(info->flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY)))
+		return -EINVAL;
 	return 0;
 }
 
@@ -229,12 +235,15 @@ static int device_prepare(struct ublk_device *ub)
 	ub->tag_set.queue_depth = ub->info.queue_depth;
 	ub->tag_set.numa_node = NUMA_NO_NODE;
 	ub->tag_set.flags = UBLK_TAG_SET_FLAGS;
+	ub->tag_set.cmd_size = ublk_has(ub, UBLK_F_ZONED) ? ublk_zoned_cmd_size() : 0;
 	ub->tag_set.driver_data = ub;
 	ret = blk_mq_alloc_tag_set(&ub->tag_set);
 	if (ret)
 		return ret;
 	set_bit(UBLK_DEV_TAG_SET, &ub->flags);
 	ret = ublk_queues_init(ub);
+	if (!ret && ublk_has(ub, UBLK_F_SHMEM_ZC))
+		ret = ublk_shmem_init(ub);
 	return ret ?: ublk_zc_init(ub);
 }
 

@@ -9,6 +9,7 @@
  * No lock is taken. A tag has one request at a time, and a slot has one owner at a time; the
  * owners hand it on in the order of enum ublk_slot_state.
  */
+#include <linux/blk-integrity.h>
 #include <linux/sched.h>
 #include "driver.h"
 #include "trace.h"
@@ -29,6 +30,9 @@ void ublk_reject(struct ublk_queue *q, struct request *rq)
 	gate = READ_ONCE(q->gate);
 	if (gate == UBLK_GATE_PASS) /* the server is dying, the gate about to be closed */
 		gate = ublk_gate_closed(q->ub);
+	/* START_DEV may wait for a zone report: it must not wait for the next server. */
+	if (blk_rq_is_passthrough(rq))
+		gate = UBLK_GATE_FAIL;
 	trace_ublk_abort(q->ub->info.dev_id, q->q_id, rq->tag, gate);
 	if (gate == UBLK_GATE_HOLD)
 		blk_mq_requeue_request(rq, false);
@@ -97,18 +101,39 @@ static int desc_op(const struct request *rq)
 	}
 }
 
+/* What few devices have. */
+static void fill_desc_more(struct ublk_queue *q, struct request *rq, struct ublk_slot *slot,
+			   struct ublksrv_io_desc *desc)
+{
+	/* With members the descriptor's address is the generation. */
+	if ((q->features & UBLK_F_SHMEM_ZC) && !(q->features & UBD_F_ALL)) {
+		slot->shmem = bio_has_data(rq->bio) && !blk_rq_is_passthrough(rq) &&
+			      ublk_shmem_find(q->ub, rq, &desc->addr);
+		if (slot->shmem)
+			desc->op_flags |= UBLK_IO_F_SHMEM_ZC;
+	}
+	if (blk_integrity_rq(rq)) {
+		desc->op_flags |= UBLK_IO_F_INTEGRITY;
+		ublk_integrity_prepare(rq);
+	}
+}
+
 static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq,
 			      struct ublk_slot *slot)
 {
 	struct ublksrv_io_desc *desc = &q->desc[rq->tag];
 	int op = desc_op(rq);
 
-	if (unlikely(op < 0))
-		return BLK_STS_NOTSUPP;
-	desc->op_flags = op | desc_flags(rq);
 	desc->nr_sectors = blk_rq_sectors(rq);
 	desc->start_sector = blk_rq_pos(rq);
 	desc->addr = slot->addr;
+	if (unlikely(op < 0) && (q->features & UBLK_F_ZONED))
+		op = ublk_zoned_desc(rq, desc);
+	if (unlikely(op < 0))
+		return BLK_STS_NOTSUPP;
+	desc->op_flags = op | desc_flags(rq);
+	if (q->features & (UBLK_F_SHMEM_ZC | UBLK_F_INTEGRITY))
+		fill_desc_more(q, rq, slot, desc);
 	if (q->features & UBD_F_ALL)
 		desc->addr = slot->generation = ublk_zc_next(slot->generation);
 	return BLK_STS_OK;
@@ -158,7 +183,8 @@ struct ublk_slot *ublk_claim(struct ublk_queue *q, struct request *rq)
 
 static bool needs_get_data(const struct ublk_queue *q, const struct request *rq)
 {
-	return (q->features & UBLK_F_NEED_GET_DATA) && req_op(rq) == REQ_OP_WRITE;
+	return (q->features & UBLK_F_NEED_GET_DATA) && req_op(rq) == REQ_OP_WRITE &&
+	       !q->slots[rq->tag].shmem;
 }
 
 /* The task died before it got the request. */
@@ -216,7 +242,7 @@ static void deliver(struct ublk_queue *q, struct request *rq, unsigned int issue
 		hand_over(q, slot, UBLK_SLOT_NEED_DATA, UBLK_IO_RES_NEED_GET_DATA, issue_flags);
 		return;
 	}
-	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE &&
+	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE && !slot->shmem &&
 	    unlikely(!ublk_copy_to_server(rq, slot->addr))) {
 		deliver_failed(q, slot, rq, issue_flags);
 		return;

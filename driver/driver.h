@@ -71,6 +71,7 @@ enum ublk_slot_state {
  * @res: what the server committed
  * @filled: bytes at the request's start that hold what the server wrote, or zeroes
  * @state: enum ublk_slot_state
+ * @shmem: the request's pages are the server's as well, nothing is copied
  * @generation: of the request, with any of UBD_F_ALL
  *
  * One cache line each: neighbours are served by different CPUs.
@@ -85,6 +86,7 @@ struct ublk_slot {
 	s32 res;
 	u32 filled;
 	u8 state;
+	bool shmem;
 	u32 generation;
 } ____cacheline_aligned_in_smp;
 
@@ -187,6 +189,7 @@ enum {
  * @watch_work: looks whether the server is still there (watch.c)
  * @exec_before: a task was in exec at the watch's last look
  * @zc_wq: for members that sleep, with any of UBD_F_ALL
+ * @shmem: registered buffers, with UBLK_F_SHMEM_ZC
  * @tag_set: of the disk
  * @queues: info.nr_hw_queues of them
  */
@@ -220,6 +223,7 @@ struct ublk_device {
 	bool exec_before;
 #endif
 	struct workqueue_struct *zc_wq;
+	struct ublk_shmem *shmem;
 	struct blk_mq_tag_set tag_set;
 	struct ublk_queue *queues[];
 };
@@ -359,6 +363,83 @@ bool ublk_abandon_dead(struct ublk_device *ub);
 int ublk_recovery_start(struct ublk_device *ub);
 int ublk_recovery_end(struct ublk_device *ub, pid_t pid);
 int ublk_quiesce(struct ublk_device *ub, u64 timeout_ms);
+
+/* shmem.c */
+int ublk_shmem_init(struct ublk_device *ub);
+void ublk_shmem_exit(struct ublk_device *ub);
+int ublk_shmem_register(struct ublk_device *ub, const struct ublksrv_ctrl_cmd *h);
+int ublk_shmem_unregister(struct ublk_device *ub, u64 index);
+bool ublk_shmem_find(struct ublk_device *ub, struct request *rq, u64 *addr);
+
+/* integrity.c */
+#ifdef UBLK_HAVE_INTEGRITY
+#define UBLK_F_INTEGRITY_HERE UBLK_F_INTEGRITY
+int ublk_integrity_check(const struct ublk_device *ub, const struct ublk_params *all);
+void ublk_integrity_limits(const struct ublk_param_integrity *p, struct ublk_limits *lim);
+u32 ublk_integrity_bytes(struct request *rq);
+size_t ublk_integrity_copy(struct request *rq, size_t off, struct iov_iter *iter);
+void ublk_integrity_prepare(struct request *rq);
+#else
+#define UBLK_F_INTEGRITY_HERE 0
+static inline int ublk_integrity_check(const struct ublk_device *ub, const struct ublk_params *all)
+{
+	return -EINVAL;
+}
+
+static inline void ublk_integrity_limits(const struct ublk_param_integrity *p,
+					 struct ublk_limits *lim)
+{
+}
+
+static inline u32 ublk_integrity_bytes(struct request *rq)
+{
+	return 0;
+}
+
+static inline size_t ublk_integrity_copy(struct request *rq, size_t off, struct iov_iter *iter)
+{
+	return 0;
+}
+
+static inline void ublk_integrity_prepare(struct request *rq)
+{
+}
+#endif
+
+/* zoned.c */
+#ifdef CONFIG_BLK_DEV_ZONED
+#define UBLK_F_ZONED_HERE UBLK_F_ZONED
+unsigned int ublk_zoned_cmd_size(void);
+int ublk_zoned_desc(struct request *rq, struct ublksrv_io_desc *desc);
+bool ublk_zoned_appended(struct request *rq, u64 lba);
+int ublk_zoned_check(const struct ublk_params *p);
+#else
+#define UBLK_F_ZONED_HERE 0
+static inline unsigned int ublk_zoned_cmd_size(void)
+{
+	return 0;
+}
+
+static inline int ublk_zoned_desc(struct request *rq, struct ublksrv_io_desc *desc)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline bool ublk_zoned_appended(struct request *rq, u64 lba)
+{
+	return false;
+}
+
+static inline int ublk_zoned_check(const struct ublk_params *p)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int ublk_revalidate_zones(struct gendisk *disk)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 /* watch.c: where io_uring does not tell that a server goes away */
 #ifdef UBLK_HAVE_CMD_CANCEL

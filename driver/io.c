@@ -29,7 +29,7 @@ static int fetch(struct ublk_queue *q, const struct io_args *a, struct io_uring_
 static int check_commit_addr(const struct ublk_queue *q, const struct request *rq, u64 addr)
 {
 	if (!ublk_queue_copies(q))
-		return addr ? -EINVAL : 0;
+		return addr && req_op(rq) != REQ_OP_ZONE_APPEND ? -EINVAL : 0;
 	/* A buffer for the next request, and for this one's data when it is a read. */
 	if (!addr && (takes_buffer(q) || req_op(rq) == REQ_OP_READ))
 		return -EINVAL;
@@ -52,8 +52,11 @@ static int commit(struct ublk_queue *q, struct ublk_slot *slot, const struct io_
 	pdu->q = q;
 	pdu->tag = a->tag;
 	ublk_cmd_mark_cancelable(cmd, issue_flags);
-	slot->addr = a->addr;
 	slot->res = max(a->result, -MAX_ERRNO);
+	if (req_op(rq) != REQ_OP_ZONE_APPEND)
+		slot->addr = a->addr;
+	else if (slot->res >= 0 && !ublk_zoned_appended(rq, a->addr))
+		slot->res = -EIO;
 	/* Before the request ends: its tag may be used again at once. */
 	armed = ublk_slot_arm(q, slot, cmd);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))

@@ -72,14 +72,16 @@ static int check_params(const struct ublk_device *ub, const struct ublk_params *
 	ret = check_basic(ub, &p->basic);
 	if (!ret && (p->types & UBLK_PARAM_TYPE_DISCARD))
 		ret = check_discard(&p->discard);
-	if (!ret && (p->types & UBLK_PARAM_TYPE_ZONED))
-		ret = -EOPNOTSUPP;
+	if (!ret && ublk_has(ub, UBLK_F_ZONED))
+		ret = ublk_zoned_check(p);
+	else if (!ret && (p->types & UBLK_PARAM_TYPE_ZONED))
+		ret = -EINVAL;
 	if (!ret && (p->types & UBLK_PARAM_TYPE_DMA_ALIGN))
 		ret = check_dma(&p->dma);
 	if (!ret && (p->types & UBLK_PARAM_TYPE_SEGMENT))
 		ret = check_segment(&p->seg);
 	if (!ret && (p->types & UBLK_PARAM_TYPE_INTEGRITY))
-		ret = -EINVAL;
+		ret = ublk_integrity_check(ub, p);
 	return ret;
 }
 
@@ -220,5 +222,13 @@ void ublk_params_limits(const struct ublk_device *ub, struct ublk_limits *lim)
 		lim->seg_boundary_mask = p->seg.seg_boundary_mask;
 		lim->max_segment_size = p->seg.max_segment_size;
 		lim->max_segments = p->seg.max_segments;
+	}
+	if (p->types & UBLK_PARAM_TYPE_INTEGRITY)
+		ublk_integrity_limits(&p->integrity, lim);
+	if (p->types & UBLK_PARAM_TYPE_ZONED) {
+		lim->zoned = true;
+		lim->max_open_zones = p->zoned.max_open_zones;
+		lim->max_active_zones = p->zoned.max_active_zones;
+		lim->max_zone_append_sectors = p->zoned.max_zone_append_sectors;
 	}
 }

@@ -18,8 +18,9 @@
  */
 static void abandon(struct ublk_queue *q, struct ublk_slot *slot)
 {
-	bool again = ublk_recovers(q->ub) && ublk_has(q->ub, UBLK_F_USER_RECOVERY_REISSUE);
 	struct request *rq = slot->req;
+	bool again = ublk_recovers(q->ub) && ublk_has(q->ub, UBLK_F_USER_RECOVERY_REISSUE) &&
+		     !blk_rq_is_passthrough(rq);
 
 	slot->res = again ? UBLK_RES_REISSUE : -EIO;
 	WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);

@@ -60,6 +60,9 @@ static const struct block_device_operations disk_ops = {
 	.owner = THIS_MODULE,
 	.open = disk_open,
 	.free_disk = disk_free,
+#ifdef CONFIG_BLK_DEV_ZONED
+	.report_zones = ublk_report_zones,
+#endif
 };
 
 /**
@@ -113,7 +116,10 @@ static int disk_show(struct ublk_device *ub, struct gendisk *disk)
 	ublk_get(ub); /* disk_free() gives it back */
 	disk_set(ub, disk);
 	ublk_state_set(ub, UBLK_DEV_LIVE);
-	ret = add_disk(disk);
+	if (ublk_has(ub, UBLK_F_ZONED))
+		ret = ublk_revalidate_zones(disk);
+	if (!ret)
+		ret = add_disk(disk);
 	if (!ret)
 		return 0;
 	ublk_state_set(ub, UBLK_DEV_NEW);

@@ -60,6 +60,8 @@ int ublk_may_add(struct ublksrv_ctrl_dev_info *info)
 	/* Nobody could be made to bring back a server: I/O must not wait for one. */
 	info->flags &= ~(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |
 			 UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_QUIESCE);
+	/* Nor may they pin memory without end. */
+	info->flags &= ~UBLK_F_SHMEM_ZC;
 	return 0;
 }
 

@@ -16,12 +16,18 @@ struct place {
 	u16 q_id;
 	u16 tag;
 	u32 off;
+	bool integrity;
 };
 
 static int place_decode(struct ublk_device *ub, loff_t pos, struct place *p)
 {
-	u64 at = pos - UBLKSRV_IO_BUF_OFFSET;
+	u64 at;
 
+	p->integrity = pos & UBLKSRV_IO_INTEGRITY_FLAG;
+	if (p->integrity && !ublk_has(ub, UBLK_F_INTEGRITY))
+		return -EINVAL;
+	pos &= ~UBLKSRV_IO_INTEGRITY_FLAG;
+	at = pos - UBLKSRV_IO_BUF_OFFSET;
 	if (pos < UBLKSRV_IO_BUF_OFFSET || at >= UBLKSRV_IO_BUF_TOTAL_SIZE)
 		return -EINVAL;
 	p->off = at & UBLK_IO_BUF_BITS_MASK;
@@ -93,21 +99,29 @@ static ssize_t copy_in(struct ublk_slot *slot, struct request *rq, u32 off, stru
 /* The request goes to the server: only data of its own direction. */
 static bool right_way(const struct request *rq, bool to_user)
 {
-	return to_user ? req_op(rq) == REQ_OP_WRITE : req_op(rq) == REQ_OP_READ;
+	if (to_user)
+		return req_op(rq) == REQ_OP_WRITE || req_op(rq) == REQ_OP_ZONE_APPEND;
+	return req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_DRV_IN;
 }
 
-static ssize_t copy_slot(struct ublk_slot *slot, u32 off, struct iov_iter *iter, bool to_user)
+static ssize_t copy_slot(struct ublk_slot *slot, const struct place *at, struct iov_iter *iter,
+			 bool to_user)
 {
 	struct request *rq = slot->req;
+	u32 bytes = at->integrity ? ublk_integrity_bytes(rq) : blk_rq_bytes(rq);
 	ssize_t ret;
 
-	if (!bio_has_data(rq->bio) || off > blk_rq_bytes(rq))
+	if (!bio_has_data(rq->bio) || at->off > bytes)
 		return -EINVAL;
 	if (!right_way(rq, to_user))
 		return -EACCES;
-	if (!iov_iter_count(iter) || off == blk_rq_bytes(rq))
+	if (!iov_iter_count(iter) || at->off == bytes)
 		return 0;
-	ret = to_user ? ublk_copy_data(rq, off, iter) : copy_in(slot, rq, off, iter);
+	if (at->integrity)
+		ret = ublk_integrity_copy(rq, at->off, iter);
+	else
+		ret = to_user ? ublk_copy_data(rq, at->off, iter) :
+				copy_in(slot, rq, at->off, iter);
 	return ret ?: -EFAULT;
 }
 
@@ -131,10 +145,10 @@ static ssize_t user_copy(struct kiocb *iocb, struct iov_iter *iter, bool to_user
 	slot = &q->slots[at.tag];
 	/* The commit comes from this very task: the request cannot go away. */
 	if (READ_ONCE(slot->task) == current && READ_ONCE(slot->state) == UBLK_SLOT_SERVED)
-		return copy_slot(slot, at.off, iter, to_user);
+		return copy_slot(slot, &at, iter, to_user);
 	if (!slot_hold(slot))
 		return -EINVAL;
-	ret = copy_slot(slot, at.off, iter, to_user);
+	ret = copy_slot(slot, &at, iter, to_user);
 	slot_release(q, slot);
 	return ret;
 }

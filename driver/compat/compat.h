@@ -130,6 +130,10 @@ typedef struct request *ublk_rq_list_t;
 	static int name##_disk(struct gendisk *disk)
 #endif
 
+#if defined(UBLK_HAVE_LIM_INTEGRITY) && defined(CONFIG_BLK_DEV_INTEGRITY)
+#define UBLK_HAVE_INTEGRITY
+#endif
+
 /**
  * struct ublk_limits - what a device's parameters mean for its request queue
  *
@@ -159,13 +163,82 @@ struct ublk_limits {
 	bool fua;
 	bool rotational;
 	bool zoned;
-#ifdef UBLK_HAVE_LIM_INTEGRITY
+#ifdef UBLK_HAVE_INTEGRITY
 	u16 max_integrity_segments;
 	struct blk_integrity integrity;
 #endif
 };
 
 struct gendisk *ublk_compat_alloc_disk(struct blk_mq_tag_set *set, const struct ublk_limits *lim);
+
+#ifdef CONFIG_BLK_DEV_ZONED
+/*
+ * Where a zone report goes. UBLK_REPORT_ZONES(name) defines @name for block_device_operations by
+ * a static report_zones(disk, sector, nr_zones, sink).
+ */
+#ifdef UBLK_HAVE_REPORT_ZONES_ARGS
+struct ublk_zone_sink {
+	struct blk_report_zones_args *args;
+};
+
+static inline int ublk_zone_report(struct gendisk *disk, struct blk_zone *zone, u32 index,
+				   const struct ublk_zone_sink *sink)
+{
+	return disk_report_zone(disk, zone, index, sink->args);
+}
+
+int ublk_report_zones(struct gendisk *disk, sector_t sector, unsigned int nr_zones,
+		      struct blk_report_zones_args *args);
+#define UBLK_REPORT_ZONES(name)                                                                    \
+	int name(struct gendisk *disk, sector_t sector, unsigned int nr_zones,                     \
+		 struct blk_report_zones_args *args)                                               \
+	{                                                                                          \
+		struct ublk_zone_sink sink = { .args = args };                                     \
+                                                                                                   \
+		return report_zones(disk, sector, nr_zones, &sink);                                \
+	}
+#else
+struct ublk_zone_sink {
+	report_zones_cb cb;
+	void *data;
+};
+
+static inline int ublk_zone_report(struct gendisk *disk, struct blk_zone *zone, u32 index,
+				   const struct ublk_zone_sink *sink)
+{
+	return sink->cb(zone, index, sink->data);
+}
+
+int ublk_report_zones(struct gendisk *disk, sector_t sector, unsigned int nr_zones,
+		      report_zones_cb cb, void *data);
+#define UBLK_REPORT_ZONES(name)                                                                    \
+	int name(struct gendisk *disk, sector_t sector, unsigned int nr_zones, report_zones_cb cb, \
+		 void *data)                                                                       \
+	{                                                                                          \
+		struct ublk_zone_sink sink = { .cb = cb, .data = data };                           \
+                                                                                                   \
+		return report_zones(disk, sector, nr_zones, &sink);                                \
+	}
+#endif
+
+static inline int ublk_revalidate_zones(struct gendisk *disk)
+{
+#ifdef UBLK_HAVE_REVALIDATE_ONE_ARG
+	return blk_revalidate_disk_zones(disk);
+#else
+	return blk_revalidate_disk_zones(disk, NULL);
+#endif
+}
+#endif
+
+static inline int ublk_rq_map_kern(struct request *rq, void *buf, unsigned int len)
+{
+#ifdef UBLK_HAVE_MAP_KERN_QUEUE
+	return blk_rq_map_kern(rq->q, rq, buf, len, GFP_KERNEL);
+#else
+	return blk_rq_map_kern(rq, buf, len, GFP_KERNEL);
+#endif
+}
 
 /* ---- memory and files -------------------------------------------------------------------- */
 

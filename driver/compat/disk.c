@@ -57,7 +57,7 @@ struct gendisk *ublk_compat_alloc_disk(struct blk_mq_tag_set *set, const struct 
 #else
 	lim.max_zone_append_sectors = l->max_zone_append_sectors;
 #endif
-#ifdef UBLK_HAVE_LIM_INTEGRITY
+#ifdef UBLK_HAVE_INTEGRITY
 	lim.max_integrity_segments = l->max_integrity_segments;
 	lim.integrity = l->integrity;
 #endif
