@@ -7,6 +7,7 @@ static const struct ubd_target *const targets[] = {
 	&target_mem,
 	&target_nbd,
 	&target_null,
+	&target_qcow2,
 	NULL,
 };
 

@@ -178,7 +178,11 @@ static int choose_access(struct backing *b, struct ubd_device *dev,
 	if (!ret) {
 		b->block = probe_direct_block(b->fd, want->start);
 		ret = b->block ? check_size(b, dev, want) : -EINVAL;
-		if (!ret && b->size % b->block && want->direct == BACKING_DIRECT_AUTO)
+		if (!ret && !want->any_size && b->size % b->block &&
+		    want->direct == BACKING_DIRECT_AUTO)
+			ret = -EINVAL;
+		if (!ret && want->max_block && b->block > want->max_block &&
+		    want->direct == BACKING_DIRECT_AUTO)
 			ret = -EINVAL;
 		if (!ret) {
 			b->direct = true;
@@ -223,7 +227,7 @@ int backing_open(struct backing *b, struct ubd_device *dev, const struct backing
 		describe_block_device(b);
 	else
 		describe_file(b);
-	if (b->size % b->block || b->start % b->block) {
+	if (!want->any_size && (b->size % b->block || b->start % b->block)) {
 		ret = ubd_device_fail(dev, -EINVAL,
 				      "%s: size %llu and offset %llu are not both multiples of the "
 				      "block size %u",

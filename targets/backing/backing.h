@@ -33,6 +33,8 @@ struct backing_request {
 	bool read_only;
 	uint64_t start; /* bytes to leave out at the beginning */
 	uint64_t size;	/* bytes to use; 0: all the rest */
+	bool any_size;	/* need not be whole blocks: the bytes are not a disk's but a format's */
+	uint32_t max_block; /* with auto: no direct I/O in larger blocks than this; 0: any */
 };
 
 /*

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* Pages of metadata in memory, and waiting for what a transaction needs. */
+#include "qcow2.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define MIN_PAGES 256u
+
+/* ---- Turns --------------------------------------------------------------------------------- */
+
+void qc_wait(struct qc_image *img, struct ubd_queue *q)
+{
+	struct qc_waiter w = {.next = img->waiters};
+
+	/* Free, so this does not suspend; taking it again waits for qc_wake() to give it back. */
+	ubd_mutex_lock(q, &w.gate);
+	img->waiters = &w;
+	pthread_mutex_unlock(&img->lock);
+	ubd_mutex_lock(q, &w.gate);
+	pthread_mutex_lock(&img->lock);
+}
+
+void qc_wake(struct qc_image *img, struct ubd_queue *q)
+{
+	struct qc_waiter *w = img->waiters, *next;
+
+	img->waiters = NULL;
+	for (; w; w = next) {
+		next = w->next; /* it is gone after the unlock */
+		ubd_mutex_unlock(q, &w->gate);
+	}
+}
+
+/* ---- The list and the hash ----------------------------------------------------------------- */
+
+static struct qc_page **chain(struct qc_cache *c, uint64_t pos)
+{
+	uint64_t n = pos >> c->page_bits;
+
+	return &c->hash[(n * 0x9e3779b97f4a7c15ull >> 32) & c->hash_mask];
+}
+
+static struct qc_page *find(struct qc_cache *c, uint64_t pos)
+{
+	struct qc_page *p = *chain(c, pos);
+
+	while (p && p->pos != pos)
+		p = p->next;
+	return p;
+}
+
+static void unlink_age(struct qc_cache *c, struct qc_page *p)
+{
+	if (p->newer)
+		p->newer->older = p->older;
+	else
+		c->newest = p->older;
+	if (p->older)
+		p->older->newer = p->newer;
+	else
+		c->oldest = p->newer;
+}
+
+static void link_newest(struct qc_cache *c, struct qc_page *p)
+{
+	p->newer = NULL;
+	p->older = c->newest;
+	if (c->newest)
+		c->newest->newer = p;
+	else
+		c->oldest = p;
+	c->newest = p;
+}
+
+static void remove_page(struct qc_cache *c, struct qc_page *p)
+{
+	struct qc_page **at = chain(c, p->pos);
+
+	while (*at != p)
+		at = &(*at)->next;
+	*at = p->next;
+	unlink_age(c, p);
+	c->count--;
+	c->dirty -= p->dirty;
+	free(p->data);
+	free(p);
+}
+
+static bool evictable(const struct qc_page *p)
+{
+	return !p->loading && !p->dirty && !p->writing;
+}
+
+/* Dirty pages stay: transactions ask for a commit long before they fill the cache. */
+static void make_room(struct qc_cache *c)
+{
+	struct qc_page *p = c->oldest;
+
+	for (unsigned tries = 64; p && tries && c->count >= c->max; tries--) {
+		struct qc_page *newer = p->newer;
+
+		if (evictable(p))
+			remove_page(c, p);
+		p = newer;
+	}
+}
+
+static struct qc_page *add_page(struct qc_image *img, uint64_t pos)
+{
+	struct qc_cache *c = &img->cache;
+	struct qc_page *p;
+	void *data;
+
+	make_room(c);
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	if (posix_memalign(&data, MAX(page_size(img), 512u), page_size(img))) {
+		free(p);
+		return NULL;
+	}
+	p->pos = pos;
+	p->data = data;
+	p->next = *chain(c, pos);
+	*chain(c, pos) = p;
+	link_newest(c, p);
+	c->count++;
+	return p;
+}
+
+/* ---- For transactions ---------------------------------------------------------------------- */
+
+uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos)
+{
+	struct qc_cache *c = &img->cache;
+	uint64_t at = pos & (page_size(img) - 1);
+	struct qc_page *p = find(c, pos - at);
+
+	if (!p || p->loading) {
+		tx->need = NEED_PAGE;
+		tx->page = pos - at;
+		return NULL;
+	}
+	if (p != c->newest) {
+		unlink_age(c, p);
+		link_newest(c, p);
+	}
+	return p->data + at;
+}
+
+void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step)
+{
+	struct qc_page *p = find(&img->cache, pos & ~(page_size(img) - 1));
+
+	img->cache.dirty += !p->dirty;
+	p->dirty = true;
+	p->step = (uint8_t)step;
+	p->is_table = step == STEP_REFS && pos >= img->rt_offset &&
+		      pos - img->rt_offset < (uint64_t)img->rt_clusters << img->cluster_bits;
+}
+
+int qc_meta_new(struct qc_image *img, uint64_t pos, uint8_t **data)
+{
+	struct qc_page *p = find(&img->cache, pos);
+
+	if (p && p->loading)
+		return -EBUSY;
+	if (!p)
+		p = add_page(img, pos);
+	if (!p)
+		return -ENOMEM;
+	memset(p->data, 0, page_size(img));
+	p->fresh = true;
+	*data = p->data;
+	return 0;
+}
+
+bool qc_cache_holds(struct qc_image *img, uint64_t pos)
+{
+	return find(&img->cache, pos & ~(page_size(img) - 1));
+}
+
+/* ---- Waiting ------------------------------------------------------------------------------- */
+
+static int load_page(struct qc_image *img, struct ubd_queue *q, uint64_t pos)
+{
+	struct qc_page *p;
+	int ret;
+
+	pthread_mutex_lock(&img->lock);
+	p = find(&img->cache, pos);
+	if (p) {
+		if (p->loading)
+			qc_wait(img, q);
+		pthread_mutex_unlock(&img->lock);
+		return 0;
+	}
+	p = add_page(img, pos);
+	if (p)
+		p->loading = true;
+	pthread_mutex_unlock(&img->lock);
+	if (!p)
+		return -ENOMEM;
+	ret = qc_file_read(&img->file, q, p->data, page_size(img), pos);
+	pthread_mutex_lock(&img->lock);
+	p->loading = false;
+	if (ret)
+		remove_page(&img->cache, p);
+	qc_wake(img, q);
+	pthread_mutex_unlock(&img->lock);
+	return ret;
+}
+
+int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx)
+{
+	switch (tx->need) {
+	case NEED_PAGE:
+		return load_page(img, q, tx->page);
+	case NEED_COMMIT:
+		return qc_commit(img, q);
+	case NEED_TABLE:
+		return qc_table_grow(img, q, tx->page);
+	case NEED_ROOM:
+		return qc_file_reserve(&img->file, q, tx->page);
+	case NEED_TURN: /* has been waited for, under the lock that the transaction held */
+	default:
+		return 0;
+	}
+}
+
+/* ---- All of it ----------------------------------------------------------------------------- */
+
+int qc_cache_init(struct qc_image *img, uint64_t bytes)
+{
+	struct qc_cache *c = &img->cache;
+	uint64_t pages, buckets = 64;
+
+	c->page_bits = MIN(img->cluster_bits, 12);
+	/* Copying a shared L2 table has two of them in memory at once. */
+	pages = MAX(bytes >> c->page_bits, MIN_PAGES);
+	pages = MAX(pages, 4ull << (img->cluster_bits - c->page_bits));
+	c->max = (unsigned)MIN(pages, 1u << 26);
+	while (buckets < c->max)
+		buckets *= 2;
+	c->hash_mask = (unsigned)(buckets - 1);
+	c->hash = calloc(buckets, sizeof(*c->hash));
+	return c->hash ? 0 : -ENOMEM;
+}
+
+void qc_cache_drop(struct qc_image *img)
+{
+	while (img->cache.newest)
+		remove_page(&img->cache, img->cache.newest);
+}
+
+void qc_cache_forget(struct qc_image *img, uint64_t pos, uint64_t len)
+{
+	for (uint64_t at = pos; at < pos + len; at += page_size(img)) {
+		struct qc_page *p = find(&img->cache, at);
+
+		if (p && !p->loading && !p->writing)
+			remove_page(&img->cache, p);
+	}
+}
+
+void qc_cache_free(struct qc_image *img)
+{
+	if (img->cache.hash)
+		qc_cache_drop(img);
+	free(img->cache.hash);
+}

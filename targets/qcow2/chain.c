@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening an image with all that it stands on, and closing it in good order. */
+#define _GNU_SOURCE
+#include "qcow2.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+/* ---- Names --------------------------------------------------------------------------------- */
+
+/* A name in an image, as seen from the image's directory. NULL: out of memory. */
+static char *resolve(const char *image, const char *name)
+{
+	char *path = NULL, *copy;
+
+	if (!strncmp(name, "file:", 5))
+		name += 5;
+	if (*name == '/')
+		return strdup(name);
+	copy = strdup(image);
+	if (copy && asprintf(&path, "%s/%s", dirname(copy), name) < 0)
+		path = NULL;
+	free(copy);
+	return path;
+}
+
+/* "nbd://…", "json:…": QEMU's words for what is not a file. */
+static bool is_protocol(const char *name)
+{
+	size_t word = strcspn(name, ":/");
+
+	return name[word] == ':' && strncmp(name, "file:", 5) != 0;
+}
+
+static bool looks_like_qcow2(struct qc_file *f, int *err)
+{
+	uint8_t *first;
+	bool yes;
+
+	if (posix_memalign((void **)&first, 4096, 4096)) {
+		*err = -ENOMEM;
+		return false;
+	}
+	*err = qc_file_read(f, NULL, first, 4096, 0);
+	yes = get32(first) == QCOW2_MAGIC;
+	free(first);
+	return yes;
+}
+
+/* ---- One image ----------------------------------------------------------------------------- */
+
+static void image_free(struct qc_image *img)
+{
+	if (!img)
+		return;
+	image_free(img->backing);
+	qc_journal_close(img, false);
+	qc_cache_free(img);
+	qc_file_close(&img->data_file);
+	qc_file_close(&img->file);
+	free(img->freed.items);
+	free(img->limbo.items);
+	free(img->leaving.items);
+	free(img->packed_data);
+	free(img->header);
+	free(img->backing_name);
+	free(img->backing_format);
+	free(img->data_name);
+	pthread_mutex_destroy(&img->lock);
+	free(img);
+}
+
+static int open_file(struct qc_file *f, struct ubd_device *dev, const char *path, bool writable,
+		     bool raw, const struct qc_options *o)
+{
+	struct backing_request want = {
+		.path = path, .direct = (enum backing_direct)o->direct, .read_only = !writable};
+	struct stat st;
+
+	/* A raw image's last sector may be cut short: only the page cache can read that. */
+	if (raw && !stat(path, &st) && S_ISREG(st.st_mode) && st.st_size % 512)
+		want.direct = BACKING_DIRECT_OFF;
+	return qc_file_open(f, dev, &want);
+}
+
+static int open_data_file(struct qc_image *img, const struct qc_options *o)
+{
+	const char *name = o->data_file ? o->data_file : img->data_name;
+	char *path;
+	int ret;
+
+	img->data = &img->file;
+	if (!img->external)
+		return 0;
+	if (!name)
+		return ubd_device_fail(img->dev, -EINVAL,
+				       "%s needs a data file and does not name it: give it with "
+				       "--data-file",
+				       img->file.path);
+	path = o->data_file ? strdup(name) : resolve(img->file.path, name);
+	if (!path)
+		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+	ret = open_file(&img->data_file, img->dev, path, img->writable, false, o);
+	free(path);
+	img->data = &img->data_file;
+	return ret;
+}
+
+static int select_snapshot(struct qc_image *img, const char *name)
+{
+	unsigned shift = img->cluster_bits + l2_bits(img);
+	struct qc_snapshots all;
+	const struct qc_snapshot *s;
+	int ret = qc_snapshots_read(img, NULL, &all), i;
+
+	if (ret)
+		return ret;
+	i = qc_snapshot_find(&all, name);
+	s = i < 0 ? NULL : &all.items[i];
+	if (!s) {
+		ret = ubd_device_fail(img->dev, -ENOENT, "%s has no snapshot '%s'", img->file.path,
+				      name);
+	} else if (s->l1_offset & (cluster_size(img) - 1) || !s->l1_offset || !s->size ||
+		   s->size > (uint64_t)INT64_MAX || s->l1_entries > MAX_L1_BYTES / 8 ||
+		   (s->size - 1) >> shift >= s->l1_entries) {
+		ret = ubd_device_fail(img->dev, -EINVAL, "%s: its snapshot '%s' is damaged",
+				      img->file.path, name);
+	} else {
+		img->l1_offset = s->l1_offset;
+		img->l1_entries = s->l1_entries;
+		img->size = s->size;
+	}
+	qc_snapshots_free(&all);
+	return ret;
+}
+
+/* Ready to be written: what a dead server left is worked in, refcounts are right. */
+static int make_writable(struct qc_image *img, const struct qc_options *o)
+{
+	int ret = 0;
+
+	img->zero_from = img->file.b.is_block ? UINT64_MAX
+					      : clusters_for(img, atomic_load(&img->file.end));
+	img->end_at_open = atomic_load(&img->file.end);
+	if (img->incompatible & INCOMPAT_CORRUPT && !o->repair)
+		return ubd_device_fail(img->dev, -EIO,
+				       "%s is marked as corrupt: open it with --read-only, or repair "
+				       "it with qemu-img check -r all",
+				       img->file.path);
+	if (img->version < 3 && o->journal)
+		img->commit_first = true; /* nothing in the header could vouch for a journal */
+	else if (o->journal)
+		ret = qc_journal_open(img, o->journal);
+	if (!ret && (img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT))) {
+		ubd_device_notice(img->dev, "%s was not closed in order: rebuilding its refcounts%s",
+				  img->file.path,
+				  img->nr_patches ? ", doing again what its server had not written"
+						  : "");
+		ret = qc_repair(img, NULL);
+		if (ret)
+			ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
+					strerror(-ret));
+	}
+	return ret;
+}
+
+static int open_qcow2(struct qc_image *img, const struct qc_options *o)
+{
+	int ret = qc_header_read(img);
+
+	if (ret)
+		return ret;
+	if (qc_cache_init(img, o->cache_bytes))
+		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+	ret = open_data_file(img, o);
+	if (!ret && o->snapshot)
+		ret = select_snapshot(img, o->snapshot);
+	return ret;
+}
+
+/* ---- The chain ----------------------------------------------------------------------------- */
+
+struct opening {
+	struct ubd_device *dev;
+	const struct qc_options *options;
+	struct {
+		dev_t dev;
+		ino_t ino;
+	} seen[MAX_CHAIN];
+	unsigned depth;
+};
+
+static int check_loop(struct opening *o, const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return ubd_device_fail(o->dev, -errno, "cannot open %s: %s", path, strerror(errno));
+	for (unsigned i = 0; i < o->depth; i++)
+		if (o->seen[i].dev == st.st_dev && o->seen[i].ino == st.st_ino)
+			return ubd_device_fail(o->dev, -ELOOP,
+					       "%s is its own backing file, directly or through "
+					       "others",
+					       path);
+	if (o->depth == MAX_CHAIN)
+		return ubd_device_fail(o->dev, -ELOOP,
+				       "%s: more than %u images stand on one another", path,
+				       MAX_CHAIN);
+	o->seen[o->depth].dev = st.st_dev;
+	o->seen[o->depth++].ino = st.st_ino;
+	return 0;
+}
+
+static int open_one(struct opening *o, struct qc_image **out, const char *path, const char *format,
+		    bool writable)
+{
+	struct qc_options options = *o->options;
+	struct qc_image *img = calloc(1, sizeof(*img));
+	bool qcow2 = format && !strcmp(format, "qcow2");
+	int ret;
+
+	if (!img)
+		return ubd_device_fail(o->dev, -ENOMEM, "out of memory");
+	pthread_mutex_init(&img->lock, NULL);
+	img->dev = o->dev;
+	img->writable = writable;
+	img->data = &img->file;
+	img->file.b.fd = img->data_file.b.fd = -1;
+	*out = img;
+	if (o->depth > 1) {
+		options.snapshot = options.data_file = NULL;
+		options.cache_bytes = 0;
+	}
+	ret = open_file(&img->file, o->dev, path, writable, !qcow2, &options);
+	if (!ret && !format)
+		qcow2 = looks_like_qcow2(&img->file, &ret);
+	if (ret)
+		return ret;
+	if (qcow2)
+		return open_qcow2(img, &options);
+	img->raw = true;
+	img->size = atomic_load(&img->file.end);
+	return 0;
+}
+
+static int open_below(struct opening *o, struct qc_image *img)
+{
+	const char *format = img->backing_format;
+	char *path;
+	int ret;
+
+	if (is_protocol(img->backing_name))
+		return ubd_device_fail(o->dev, -EOPNOTSUPP,
+				       "%s stands on '%s', which is not a file or block device",
+				       img->file.path, img->backing_name);
+	if (format && strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0 &&
+	    strcmp(format, "host_device") != 0 && strcmp(format, "file") != 0)
+		return ubd_device_fail(o->dev, -EOPNOTSUPP,
+				       "%s stands on %s, of format '%s': only qcow2 and raw are "
+				       "supported",
+				       img->file.path, img->backing_name, format);
+	path = resolve(img->file.path, img->backing_name);
+	if (!path)
+		return ubd_device_fail(o->dev, -ENOMEM, "out of memory");
+	ret = check_loop(o, path);
+	if (!ret)
+		ret = open_one(o, &img->backing, path, format, false);
+	free(path);
+	return ret;
+}
+
+int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *path, bool writable,
+		  const struct qc_options *options)
+{
+	struct opening o = {.dev = dev, .options = options};
+	struct qc_image *top = NULL;
+	int ret = check_loop(&o, path);
+
+	if (!ret)
+		ret = open_one(&o, &top, path, "qcow2", writable);
+	for (struct qc_image *img = top; !ret && img && img->backing_name; img = img->backing)
+		ret = open_below(&o, img);
+	if (!ret && writable)
+		ret = make_writable(top, options);
+	if (ret) {
+		ubd_device_fail(dev, ret, "cannot open %s: %s", path, strerror(-ret));
+		image_free(top);
+		return ret;
+	}
+	*out = top;
+	return 0;
+}
+
+/* ---- Closing ------------------------------------------------------------------------------- */
+
+/* The file's end may have been moved out in advance: back to the last cluster in use. */
+static int trim(struct qc_image *img)
+{
+	uint64_t end = clusters_for(img, atomic_load(&img->file.end)), count = 0;
+	int ret = 0;
+
+	if (img->file.b.is_block)
+		return 0;
+	while (!ret && end << img->cluster_bits > img->end_at_open) {
+		struct qc_tx tx = {0};
+
+		QC_TRANSACTION(img, NULL, &tx, ret, qc_ref_get(img, &tx, end - 1, &count));
+		if (count)
+			break;
+		end--;
+	}
+	if (ret || end << img->cluster_bits >= atomic_load(&img->file.end))
+		return ret;
+	return qc_file_truncate(&img->file, MAX(end << img->cluster_bits, img->end_at_open));
+}
+
+static int close_in_order(struct qc_image *img)
+{
+	int ret = 0;
+
+	/* The first writes the mappings, the others the refcounts of what that made free. */
+	for (int i = 0; i < 3 && !ret; i++)
+		ret = qc_commit(img, NULL);
+	if (!ret && img->marked && !img->broken)
+		ret = trim(img);
+	if (!ret && img->marked) {
+		if (img->broken && img->version > 2)
+			img->incompatible |= INCOMPAT_CORRUPT;
+		else
+			img->incompatible &= ~INCOMPAT_DIRTY;
+		qc_header_fill(img, img->header);
+		ret = qc_header_write(img, NULL, img->header);
+	}
+	return ret ? ret : qc_file_sync(&img->file, NULL);
+}
+
+void qc_image_close(struct qc_image *img)
+{
+	int ret = img->writable ? close_in_order(img) : 0;
+
+	if (ret)
+		ubd_device_notice(img->dev, "cannot finish writing %s: %s; it is repaired when it is "
+					    "opened again",
+				  img->file.path, strerror(-ret));
+	qc_journal_close(img, !ret);
+	image_free(img);
+}

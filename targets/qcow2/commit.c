@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Making changes durable, in an order that leaves a sound image wherever it is cut:
+ *
+ *   1. data (written already), new tables, refcounts that grew     | sync
+ *   2. L1 and L2 tables, which may now point at all that           | sync
+ *   3. clusters that these no longer point at become free, once requests that may still use
+ *      them have ended; their refcounts fall with the next commit
+ *
+ * A commit takes a copy of all dirty pages at one moment, so what it writes is consistent.
+ */
+#include "qcow2.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* ---- Requests under way -------------------------------------------------------------------- */
+
+unsigned qc_enter(struct qc_image *img, struct ubd_queue *q)
+{
+	for (;;) {
+		unsigned e = atomic_load(&img->epoch) & 1;
+
+		atomic_fetch_add(&img->inflight[e], 1);
+		if (!atomic_load(&img->paused))
+			return e;
+		qc_leave(img, q, e);
+		pthread_mutex_lock(&img->lock);
+		if (atomic_load(&img->paused))
+			qc_wait(img, q);
+		pthread_mutex_unlock(&img->lock);
+	}
+}
+
+void qc_leave(struct qc_image *img, struct ubd_queue *q, unsigned epoch)
+{
+	if (atomic_fetch_sub(&img->inflight[epoch], 1) > 1 || !atomic_load(&img->paused))
+		return;
+	pthread_mutex_lock(&img->lock);
+	qc_wake(img, q);
+	pthread_mutex_unlock(&img->lock);
+}
+
+void qc_pause(struct qc_image *img, struct ubd_queue *q)
+{
+	pthread_mutex_lock(&img->lock);
+	while (atomic_load(&img->paused))
+		qc_wait(img, q);
+	atomic_store(&img->paused, true);
+	while (atomic_load(&img->inflight[0]) || atomic_load(&img->inflight[1]))
+		qc_wait(img, q);
+	pthread_mutex_unlock(&img->lock);
+}
+
+void qc_resume(struct qc_image *img, struct ubd_queue *q)
+{
+	pthread_mutex_lock(&img->lock);
+	atomic_store(&img->paused, false);
+	qc_wake(img, q);
+	pthread_mutex_unlock(&img->lock);
+}
+
+/* ---- What a commit writes ------------------------------------------------------------------ */
+
+struct batch {
+	struct qc_page **pages; /* by step, then by place */
+	uint8_t *copies;	/* in that order */
+	unsigned count;
+	bool table; /* the refcount table is among them */
+	struct qc_ranges freed;
+};
+
+static int by_step_and_place(const void *a, const void *b)
+{
+	const struct qc_page *p = *(struct qc_page *const *)a, *o = *(struct qc_page *const *)b;
+
+	if (p->now != o->now)
+		return p->now < o->now ? -1 : 1;
+	return p->pos < o->pos ? -1 : p->pos > o->pos;
+}
+
+/* Lock held: a copy of everything that has changed. */
+static int collect(struct qc_image *img, struct batch *b)
+{
+	unsigned n = img->cache.dirty;
+
+	img->commits_begun++;
+	if (n) {
+		b->pages = malloc(n * sizeof(*b->pages));
+		if (!b->pages ||
+		    posix_memalign((void **)&b->copies, 4096, (size_t)n << img->cache.page_bits)) {
+			free(b->pages);
+			return -ENOMEM;
+		}
+	}
+	for (struct qc_page *p = img->cache.newest; p && b->count < n; p = p->older) {
+		if (!p->dirty)
+			continue;
+		b->pages[b->count++] = p;
+		b->table |= p->is_table;
+		p->now = p->fresh ? STEP_FRESH : p->step;
+		p->writing = true;
+		p->dirty = false;
+	}
+	img->cache.dirty = 0;
+	if (b->count)
+		qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
+	for (unsigned i = 0; i < b->count; i++)
+		memcpy(b->copies + ((size_t)i << img->cache.page_bits), b->pages[i]->data,
+		       page_size(img));
+	img->committing = img->freed;
+	img->freed = (struct qc_ranges){0};
+	qc_journal_begin(img);
+	return 0;
+}
+
+/* Pages of one step, neighbours in one write. */
+static int write_pages(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
+		       unsigned from, unsigned to)
+{
+	for (unsigned i = from, n; i < to; i += n) {
+		int ret;
+
+		for (n = 1; i + n < to && b->pages[i + n]->pos ==
+						  b->pages[i]->pos + n * page_size(img);)
+			n++;
+		ret = qc_file_write(&img->file, q, b->copies + ((size_t)i << img->cache.page_bits),
+				    (uint64_t)n << img->cache.page_bits, b->pages[i]->pos);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int sync_files(struct qc_image *img, struct ubd_queue *q)
+{
+	int ret = img->external ? qc_file_sync(&img->data_file, q) : 0;
+
+	return ret ? ret : qc_file_sync(&img->file, q);
+}
+
+/* Returns how many steps are durable. */
+static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
+		       const unsigned *ends, int *steps)
+{
+	int ret = write_pages(img, q, b, 0, ends[STEP_FRESH]);
+
+	*steps = 0;
+	if (!ret && b->table && ends[STEP_FRESH])
+		ret = sync_files(img, q);
+	if (!ret)
+		ret = write_pages(img, q, b, ends[STEP_FRESH], ends[STEP_REFS]);
+	if (!ret)
+		ret = sync_files(img, q);
+	if (ret)
+		return ret;
+	*steps = 1;
+	ret = write_pages(img, q, b, ends[STEP_REFS], ends[STEP_MAP]);
+	return ret ? ret : sync_files(img, q);
+}
+
+/* Lock held. */
+static void finish_batch(struct qc_image *img, struct batch *b, const unsigned *ends, int ret,
+			 int steps)
+{
+	for (unsigned i = 0; i < b->count; i++) {
+		struct qc_page *p = b->pages[i];
+
+		p->writing = false;
+		/* Once step 1 is durable, something on disk may point at what was fresh. */
+		if (steps && i < ends[STEP_FRESH])
+			p->fresh = false;
+		if (ret && !p->dirty) {
+			p->dirty = true;
+			img->cache.dirty++;
+		}
+	}
+	if (!ret) {
+		img->commits_done = img->commits_begun;
+		for (size_t i = 0; i < img->committing.count; i++) {
+			struct qc_range *r = &img->committing.items[i];
+
+			qc_ranges_add(&img->limbo, r->first, r->count, r->in_data_file);
+		}
+	} else {
+		for (size_t i = 0; i < img->committing.count; i++) {
+			struct qc_range *r = &img->committing.items[i];
+
+			qc_ranges_add(&img->freed, r->first, r->count, r->in_data_file);
+		}
+	}
+	free(img->committing.items);
+	img->committing = (struct qc_ranges){0};
+	qc_journal_end(img, !ret);
+	free(b->pages);
+	free(b->copies);
+}
+
+/* ---- Free clusters ------------------------------------------------------------------------- */
+
+static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, bool *last)
+{
+	uint64_t count;
+	int ret = qc_ref_get(img, tx, cluster, &count);
+
+	if (ret)
+		return ret;
+	if (!count)
+		return qc_damaged(img, "the refcount of a cluster that was in use",
+				  cluster << img->cluster_bits);
+	*last = count == 1;
+	ret = qc_ref_set(img, tx, cluster, count - 1);
+	if (!ret && *last)
+		img->hint = MIN(img->hint, cluster);
+	return ret;
+}
+
+/* Whether the file has other uses for the cluster. 1: no. */
+static int is_last(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
+{
+	uint64_t count;
+	int ret = qc_ref_get(img, tx, cluster, &count);
+
+	return ret ? ret : count == 1;
+}
+
+/* First the hole, then the refcount: a cluster that can be allocated is nobody else's. */
+static int release_range(struct qc_image *img, struct ubd_queue *q, const struct qc_range *r)
+{
+	uint64_t at = r->first, end = r->first + r->count, run = at;
+
+	if (r->in_data_file) {
+		qc_file_punch(&img->data_file, q, r->first << img->cluster_bits,
+			      r->count << img->cluster_bits);
+		return 0;
+	}
+	while (at < end) {
+		struct qc_tx tx = {0};
+		bool last;
+		int ret;
+
+		for (run = at; run < end; run++) {
+			QC_TRANSACTION(img, q, &tx, ret, is_last(img, &tx, run));
+			if (ret < 0)
+				return ret;
+			if (!ret)
+				break;
+		}
+		if (run > at && img->file.b.can_punch)
+			qc_file_punch(&img->file, q, at << img->cluster_bits,
+				      (run - at) << img->cluster_bits);
+		for (run = MAX(run, at + 1); at < run; at++) {
+			QC_TRANSACTION(img, q, &tx, ret, unref(img, &tx, at, &last));
+			if (ret)
+				return ret;
+		}
+	}
+	return 0;
+}
+
+/*
+ * What has been unmapped for good becomes free when no request can still be using it: those that
+ * began before now are counted in one place, from now on others in another.
+ */
+static void release(struct qc_image *img, struct ubd_queue *q)
+{
+	struct qc_ranges ready = {0};
+	unsigned now;
+
+	pthread_mutex_lock(&img->lock);
+	now = atomic_load(&img->epoch) & 1;
+	if (img->leaving.count && !atomic_load(&img->inflight[img->leaving_epoch])) {
+		ready = img->leaving;
+		img->leaving = (struct qc_ranges){0};
+	}
+	if (!img->leaving.count && img->limbo.count && !atomic_load(&img->inflight[now ^ 1])) {
+		img->leaving = img->limbo;
+		img->leaving_epoch = now;
+		img->limbo = (struct qc_ranges){0};
+		atomic_store(&img->epoch, now ^ 1);
+		if (!ready.count && !atomic_load(&img->inflight[now])) {
+			ready = img->leaving;
+			img->leaving = (struct qc_ranges){0};
+		}
+	}
+	pthread_mutex_unlock(&img->lock);
+	for (size_t i = 0; i < ready.count; i++)
+		if (release_range(img, q, &ready.items[i]))
+			break;
+	free(ready.items);
+}
+
+/* ---- Commit -------------------------------------------------------------------------------- */
+
+int qc_commit_locked(struct qc_image *img, struct ubd_queue *q)
+{
+	struct batch b = {0};
+	unsigned ends[NR_STEPS] = {0};
+	int ret, steps = 0;
+
+	pthread_mutex_lock(&img->lock);
+	ret = collect(img, &b);
+	for (unsigned i = 0; i < b.count; i++)
+		for (unsigned s = b.pages[i]->now; s < NR_STEPS; s++)
+			ends[s] = i + 1;
+	pthread_mutex_unlock(&img->lock);
+	if (ret)
+		return ret;
+	ret = write_batch(img, q, &b, ends, &steps);
+	pthread_mutex_lock(&img->lock);
+	finish_batch(img, &b, ends, ret, steps);
+	pthread_mutex_unlock(&img->lock);
+	if (!ret)
+		release(img, q);
+	return ret;
+}
+
+int qc_commit(struct qc_image *img, struct ubd_queue *q)
+{
+	uint64_t before;
+	int ret = 0;
+
+	pthread_mutex_lock(&img->lock);
+	before = img->commits_begun;
+	pthread_mutex_unlock(&img->lock);
+	if (q)
+		ubd_mutex_lock(q, &img->commit_lock);
+	/* One that began after this call has done this one's work. */
+	if (img->commits_done <= before)
+		ret = qc_commit_locked(img, q);
+	if (q)
+		ubd_mutex_unlock(q, &img->commit_lock);
+	return ret;
+}

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* The files of an image: reading, writing, syncing, growing, and the tests' way in. */
+#define _GNU_SOURCE
+#include "file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Files grow by this much at a time: an append that changes a file's size is a slow write. */
+#define GROW_STEP (16u << 20)
+
+const struct qc_file_hooks *qc_file_hooks;
+
+static int before(const struct qc_file_op *op)
+{
+	return qc_file_hooks ? qc_file_hooks->before(op) : 0;
+}
+
+static int after(const struct qc_file_op *op, int ret)
+{
+	if (qc_file_hooks)
+		qc_file_hooks->after(op, ret);
+	return ret;
+}
+
+int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing_request *want)
+{
+	struct backing_request direct = *want;
+	char *path = strdup(want->path);
+	int ret;
+
+	if (!path)
+		return ubd_device_fail(dev, -ENOMEM, "out of memory");
+	*f = (struct qc_file){.path = path, .b.fd = -1};
+	direct.path = path;
+	direct.any_size = true;
+	/* Images hold 512-byte sectors whatever the file system under them is made of. */
+	direct.max_block = 512;
+	ret = backing_open(&f->b, dev, &direct);
+	if (ret) {
+		free(f->path);
+		f->path = NULL;
+		return ret;
+	}
+	atomic_store(&f->end, f->b.size);
+	/* Whoever wrote to it before may not have synced. */
+	atomic_store(&f->needs_sync, !want->read_only);
+	return 0;
+}
+
+void qc_file_close(struct qc_file *f)
+{
+	if (!f->path)
+		return;
+	backing_close(&f->b);
+	free(f->path);
+	f->path = NULL;
+}
+
+static ssize_t pread_all(int fd, char *buf, size_t len, uint64_t pos)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(fd, buf + done, len - done, (off_t)(pos + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+static ssize_t pwrite_all(int fd, const char *buf, size_t len, uint64_t pos)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pwrite(fd, buf + done, len - done, (off_t)(pos + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len, uint64_t pos)
+{
+	struct qc_file_op op = {.kind = QC_READ, .file = f, .pos = pos, .len = len};
+	ssize_t n = before(&op);
+
+	if (!n && pos < atomic_load(&f->end))
+		n = q ? ubd_pread(q, f->b.fd, buf, len, pos) : pread_all(f->b.fd, buf, len, pos);
+	if (n < 0)
+		return after(&op, (int)n);
+	memset((char *)buf + n, 0, len - (size_t)n);
+	return after(&op, 0);
+}
+
+/* Bytes up to `end` are in the file now. */
+static void wrote(struct qc_file *f, uint64_t end)
+{
+	uint64_t old = atomic_load(&f->end);
+
+	while (old < end && !atomic_compare_exchange_weak(&f->end, &old, end))
+		;
+	atomic_store(&f->needs_sync, true);
+}
+
+int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint64_t len,
+		  uint64_t pos)
+{
+	struct qc_file_op op = {.kind = QC_WRITE, .file = f, .pos = pos, .len = len, .data = buf};
+	ssize_t n = before(&op);
+
+	if (!n)
+		n = q ? ubd_pwrite(q, f->b.fd, buf, len, pos, 0)
+		      : pwrite_all(f->b.fd, buf, len, pos);
+	if (n >= 0 && (uint64_t)n < len)
+		n = -EIO;
+	wrote(f, n < 0 ? 0 : pos + len);
+	return after(&op, n < 0 ? (int)n : 0);
+}
+
+int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, uint32_t len,
+			   uint64_t pos)
+{
+	struct ubd_transfer t = {
+		.where = UBD_FILE, .fd = f->b.fd, .at = at, .len = len, .pos = pos};
+	struct qc_file_op op = {
+		.kind = QC_WRITE, .file = f, .pos = pos, .len = len, .io = io, .at = at};
+	int ret = before(&op);
+
+	if (!ret)
+		ret = ubd_io_transfer(io, &t, 1);
+	wrote(f, ret < 0 ? 0 : pos + len);
+	return after(&op, ret < 0 ? ret : 0);
+}
+
+int qc_file_sync(struct qc_file *f, struct ubd_queue *q)
+{
+	struct qc_file_op op = {.kind = QC_SYNC, .file = f};
+	int ret;
+
+	if (!atomic_exchange(&f->needs_sync, false))
+		return 0;
+	ret = before(&op);
+	if (!ret && q)
+		ret = ubd_fsync(q, f->b.fd, true);
+	else if (!ret)
+		ret = fdatasync(f->b.fd) < 0 ? -errno : 0;
+	if (ret)
+		atomic_store(&f->needs_sync, true);
+	return after(&op, ret);
+}
+
+struct truncation {
+	int fd;
+	uint64_t size;
+};
+
+static int do_truncate(void *arg)
+{
+	struct truncation *t = arg;
+
+	return ftruncate(t->fd, (off_t)t->size) < 0 ? -errno : 0;
+}
+
+static int set_size(struct qc_file *f, struct ubd_queue *q, uint64_t size)
+{
+	struct truncation t = {f->b.fd, size};
+	struct qc_file_op op = {.kind = QC_TRUNCATE, .file = f, .pos = size};
+	int ret = before(&op);
+
+	if (!ret)
+		ret = q ? ubd_offload(q, do_truncate, &t) : do_truncate(&t);
+	if (!ret) {
+		atomic_store(&f->end, size);
+		atomic_store(&f->needs_sync, true);
+	}
+	return after(&op, ret);
+}
+
+int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
+{
+	int ret = 0;
+
+	if (size <= atomic_load(&f->end))
+		return 0;
+	if (f->b.is_block)
+		return -ENOSPC;
+	if (q)
+		ubd_mutex_lock(q, &f->growing);
+	if (size > atomic_load(&f->end)) {
+		ret = set_size(f, q, (size + GROW_STEP - 1) / GROW_STEP * GROW_STEP);
+		/* A limit on file sizes may leave room for what is needed and no more. */
+		if (ret)
+			ret = set_size(f, q, size);
+	}
+	if (q)
+		ubd_mutex_unlock(q, &f->growing);
+	return ret;
+}
+
+int qc_file_truncate(struct qc_file *f, uint64_t size)
+{
+	return f->b.is_block ? 0 : set_size(f, NULL, size);
+}
+
+int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t len)
+{
+	struct qc_file_op op = {.kind = QC_PUNCH, .file = f, .pos = pos, .len = len};
+	int hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int ret;
+
+	if (!f->b.can_punch || f->b.is_block)
+		return -EOPNOTSUPP;
+	ret = before(&op);
+	if (!ret && q)
+		ret = ubd_fallocate(q, f->b.fd, hole, pos, len);
+	else if (!ret)
+		ret = fallocate(f->b.fd, hole, (off_t)pos, (off_t)len) < 0 ? -errno : 0;
+	atomic_store(&f->needs_sync, true);
+	return after(&op, ret);
+}

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The inside of the qcow2 target.
+ *
+ *   header.c  what an image says of itself     map.c       guest cluster to host cluster
+ *   chain.c   image, data file, backings       refs.c      refcounts, finding free clusters
+ *   cache.c   pages of metadata                commit.c    making changes durable, in order
+ *   file.c    host files                       rebuild.c   new refcounts, in one step
+ *   read.c    READ                             snapshot.c  snapshots, resize
+ *   write.c   WRITE                            journal.c   what survives a killed server
+ *   zero.c    WRITE_ZEROES, DISCARD            packed.c    compressed clusters
+ *
+ * All metadata is used under image.lock, a mutex held for microseconds and never across I/O. Code
+ * under it is a transaction: it looks at cached pages only, and when one is missing (or a free
+ * cluster, or a turn) it notes in struct tx what it needs and returns -EAGAIN, having changed
+ * nothing. The caller unlocks, waits for that (tx_wait) and runs the transaction again. So what a
+ * transaction changes, it changes as one.
+ */
+#ifndef UBD_QCOW2_H
+#define UBD_QCOW2_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "file.h"
+#include "format.h"
+
+struct qc_image;
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ---- Waiting for a turn -------------------------------------------------------------------- */
+
+/* One coroutine waiting for something under image.lock to change. */
+struct qc_waiter {
+	struct ubd_mutex gate; /* held until woken */
+	struct qc_waiter *next;
+};
+
+/* ---- Pages of metadata --------------------------------------------------------------------- */
+
+/* When a commit writes a page: everything of a step is durable before the next begins. */
+enum qc_step {
+	STEP_FRESH, /* tables that nothing on disk points at yet */
+	STEP_REFS,  /* refcounts, which may be too high but never too low */
+	STEP_MAP,   /* L1 and L2 tables: what a reader follows */
+	NR_STEPS,
+};
+
+struct qc_page {
+	uint64_t pos; /* in the file */
+	uint8_t *data;
+	struct qc_page *next; /* in the hash chain */
+	struct qc_page *newer, *older;
+	bool loading, failed;
+	bool dirty;
+	bool writing;  /* a commit has a copy of it on its way: not to be evicted */
+	bool fresh;    /* of a table that nothing on disk points at yet */
+	uint8_t step;  /* enum qc_step, once it is no longer fresh */
+	uint8_t now;   /* the step of the copy on its way */
+	bool is_table; /* of the refcount table: new blocks must be durable before it */
+};
+
+struct qc_cache {
+	unsigned page_bits;
+	unsigned max, count, dirty;
+	struct qc_page **hash;
+	unsigned hash_mask;
+	struct qc_page *newest, *oldest;
+};
+
+/* What a transaction that returned -EAGAIN waits for. */
+enum qc_need { NEED_NOTHING, NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_TABLE, NEED_ROOM };
+struct qc_tx {
+	enum qc_need need;
+	uint64_t page; /* NEED_PAGE: where; NEED_ROOM: new end; NEED_TABLE: the one too small */
+	unsigned commits; /* made for want of space: the next time there really is none */
+};
+
+/* ---- Ranges of clusters -------------------------------------------------------------------- */
+
+struct qc_range {
+	uint64_t first, count; /* clusters */
+	bool in_data_file;
+};
+
+struct qc_ranges {
+	struct qc_range *items;
+	size_t count, room;
+};
+
+/* Guest clusters whose mapping a request is changing. */
+struct qc_busy {
+	uint64_t first, count;
+	struct qc_busy *next;
+};
+
+/* ---- An image ------------------------------------------------------------------------------ */
+
+struct qc_journal;
+
+/* A mapping that a dead server did not get to write. */
+struct qc_patch {
+	uint64_t guest, word, bits;
+	uint32_t age;
+};
+
+struct qc_image {
+	struct ubd_device *dev;
+	struct qc_file file;
+	struct qc_file data_file;
+	struct qc_file *data; /* where guest clusters are: one of the two */
+	struct qc_image *backing;
+	uint64_t size; /* of the disk, bytes */
+	bool raw;      /* not qcow2 at all: the file is the disk */
+	bool writable;
+	bool external; /* has a data file */
+	bool data_raw; /* which is a raw image of the disk as well */
+
+	/* The header, as on disk and taken apart. */
+	uint8_t *header; /* first page of the file */
+	unsigned version, cluster_bits, refcount_bits, compression;
+	unsigned units;	    /* of a cluster that are mapped apart: 1, or 32 subclusters */
+	unsigned unit_bits; /* log2 of a unit's bytes */
+	uint64_t incompatible, compatible, autoclear;
+	uint64_t l1_offset, rt_offset, snapshots_offset;
+	uint32_t l1_entries, rt_clusters, nr_snapshots;
+	char *backing_name, *backing_format, *data_name;
+
+	pthread_mutex_t lock; /* what follows */
+	struct qc_waiter *waiters;
+	struct qc_cache cache;
+	struct qc_busy *busy;
+	_Atomic bool broken;  /* metadata found damaged: nothing is allocated any more */
+	_Atomic bool marked;  /* the file says that it is in use (dirty bit) */
+	bool table_growing;   /* no new refcount blocks now */
+	uint64_t hint;	      /* no free host cluster below */
+	uint64_t end_at_open; /* of the file, bytes */
+	uint64_t zero_from;   /* clusters from here on were never written: they are zero */
+	uint64_t packed_seen; /* counts changes that may reuse compressed data's place */
+	struct qc_ranges freed;	     /* unmapped, by nothing durable yet */
+	struct qc_ranges committing; /* unmapped, by the commit under way */
+	struct qc_ranges limbo;	     /* unmapped for good; older requests may still look there */
+	struct qc_ranges leaving;    /* the same, when the requests of one epoch have ended: */
+	unsigned leaving_epoch;
+	_Atomic bool paused; /* requests wait at the door */
+	struct qc_journal *journal;
+	struct qc_patch *patches; /* for qc_rebuild() to work in, by guest cluster */
+	uint32_t nr_patches;
+	_Atomic bool commit_first; /* no journal: mappings are committed before they are acknowledged */
+
+	struct ubd_mutex commit_lock;
+	uint64_t commits_begun, commits_done; /* numbers of the last; under lock */
+
+	struct ubd_mutex mark_lock;
+	_Atomic unsigned epoch;	      /* its low bit says where a request is counted */
+	_Atomic unsigned inflight[2]; /* requests */
+
+	/* The last compressed cluster that was unpacked. */
+	uint8_t *packed_data;
+	uint64_t packed_word, packed_at;
+};
+
+struct qc_options {
+	uint64_t cache_bytes;
+	int direct;
+	bool repair;	       /* accept an image marked corrupt, if a rebuild cures it */
+	const char *snapshot;  /* open this one, read-only */
+	const char *journal;   /* directory of journals; NULL: none, "": commit first */
+	const char *data_file; /* overrides the name in the image */
+};
+
+static inline uint64_t cluster_size(const struct qc_image *img)
+{
+	return 1ull << img->cluster_bits;
+}
+
+static inline uint64_t page_size(const struct qc_image *img)
+{
+	return 1ull << img->cache.page_bits;
+}
+
+static inline unsigned entry_size(const struct qc_image *img)
+{
+	return img->units > 1 ? 16 : 8;
+}
+
+/* log2 of the number of entries in an L2 table. */
+static inline unsigned l2_bits(const struct qc_image *img)
+{
+	return img->cluster_bits - (img->units > 1 ? 4 : 3);
+}
+
+static inline uint32_t all_units(const struct qc_image *img)
+{
+	return img->units > 1 ? UINT32_MAX : 1;
+}
+
+/* Clusters that `bytes` take. */
+static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
+{
+	return (bytes >> img->cluster_bits) + ((bytes & (cluster_size(img) - 1)) != 0);
+}
+
+/* ---- header.c ------------------------------------------------------------------------------ */
+
+/* Read and check the header; sentences go to the device. Blocks. */
+int qc_header_read(struct qc_image *img);
+/* The fields that change, put into .header. */
+void qc_header_fill(struct qc_image *img, uint8_t *header);
+int qc_header_write(struct qc_image *img, struct ubd_queue *q, const uint8_t *header);
+/* Before the first change of a session: mark the file as in use. [awaits] */
+int qc_header_mark(struct qc_image *img, struct ubd_queue *q);
+/* The contents are damaged: say so in the file, refuse writes from here on. Returns -EIO. */
+int qc_damaged(struct qc_image *img, const char *what, uint64_t where);
+
+/* ---- chain.c ------------------------------------------------------------------------------- */
+
+/* Open an image and everything below it. Blocks. Failures are told to dev. */
+int qc_image_open(struct qc_image **img, struct ubd_device *dev, const char *path, bool writable,
+		  const struct qc_options *o);
+/* Commit, give back what was reserved, say that the image is in order. Blocks. */
+void qc_image_close(struct qc_image *img);
+
+/* ---- cache.c ------------------------------------------------------------------------------- */
+
+int qc_cache_init(struct qc_image *img, uint64_t bytes);
+void qc_cache_free(struct qc_image *img);
+/* Lock held: the byte at pos, in a cached page; NULL: tx says so. */
+uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos);
+/* Lock held: what qc_meta() gave has been changed. Takes effect with the next commit. */
+void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step);
+/* Lock held: a page for pos with nothing in it, of a fresh table. -ENOMEM. */
+int qc_meta_new(struct qc_image *img, uint64_t pos, uint8_t **data);
+/* Lock held: drop everything, all clean. */
+void qc_cache_drop(struct qc_image *img);
+/* Lock held: drop the pages of a range, whatever is in them. */
+void qc_cache_forget(struct qc_image *img, uint64_t pos, uint64_t len);
+bool qc_cache_holds(struct qc_image *img, uint64_t pos);
+/* Unlocked: get what tx needs. 0: run it again. [awaits] */
+int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx);
+/* Lock held: wake everybody who waits for a turn. q: the caller's queue. */
+void qc_wake(struct qc_image *img, struct ubd_queue *q);
+/* Lock held; given back while waiting. */
+void qc_wait(struct qc_image *img, struct ubd_queue *q);
+
+/* Run `expr` as a transaction, as often as needed; its result in `ret`. */
+#define QC_TRANSACTION(img, q, tx, ret, expr)                                                      \
+	do {                                                                                       \
+		pthread_mutex_lock(&(img)->lock);                                                  \
+		(tx)->need = NEED_NOTHING;                                                         \
+		(ret) = (expr);                                                                    \
+		if ((ret) == -EAGAIN && (tx)->need == NEED_TURN)                                   \
+			qc_wait(img, q);                                                           \
+		pthread_mutex_unlock(&(img)->lock);                                                \
+	} while ((ret) == -EAGAIN && !((ret) = qc_tx_wait(img, q, tx)))
+
+/* ---- map.c --------------------------------------------------------------------------------- */
+
+/* An L2 entry, taken apart. Units are bits; without subclusters there is one. */
+struct qc_entry {
+	uint64_t word, bits; /* as on disk */
+	uint64_t host;	     /* 0 with !has_host: none */
+	uint32_t alloc;	     /* units whose data is at host */
+	uint32_t zero;	     /* units that read as zeroes */
+	bool has_host, packed, copied;
+};
+
+/* Lock held. The entry of a guest cluster; an absent L2 table gives an empty one. */
+int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc_entry *e);
+/* Lock held. Make the L2 entry of `guest` changeable: an L2 table of our own, its page cached. */
+int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest);
+/* Lock held, after qc_map_prepare() in the same transaction: change it. Writes the journal. */
+void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const struct qc_entry *e);
+int qc_entry_parse(struct qc_image *img, uint64_t word, uint64_t bits, struct qc_entry *e);
+/* word and bits from the other members; not for compressed ones. */
+void qc_entry_build(const struct qc_image *img, struct qc_entry *e);
+/* Lock held: an entry's data is no longer mapped; free it after the next commit. */
+void qc_entry_drop(struct qc_image *img, const struct qc_entry *e);
+/* Host range of a compressed cluster, bytes. */
+void qc_packed_range(const struct qc_image *img, uint64_t word, uint64_t *pos, uint64_t *len);
+
+enum qc_kind { KIND_ZERO, KIND_DATA, KIND_PACKED, KIND_HOLE };
+
+/* A stretch of the disk that lies in one place. */
+struct qc_extent {
+	enum qc_kind kind;
+	struct qc_image *img; /* whose; of the chain */
+	uint64_t len;
+	uint64_t host; /* KIND_DATA: offset in img->data */
+	uint64_t word; /* KIND_PACKED: the whole L2 entry */
+	uint64_t at;   /* KIND_PACKED: offset in the cluster */
+};
+
+/* Where [offset, offset + at most len) lies, down the chain; never KIND_HOLE. [awaits] */
+int qc_find(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len,
+	    struct qc_extent *e);
+
+/* ---- refs.c -------------------------------------------------------------------------------- */
+
+/* Lock held. */
+int qc_ref_get(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *count);
+int qc_ref_set(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t count);
+/* Lock held. Up to `want` free clusters in a row, their refcounts now 1. */
+int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *first,
+	     uint64_t *count, bool *zeroed);
+/* Lock held: clusters that nothing on disk points at: free at once. */
+void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
+/* A refcount table larger than the one at old_offset. [awaits] */
+int qc_table_grow(struct qc_image *img, struct ubd_queue *q, uint64_t old_offset);
+/* Refcounts in memory: entry i of a block's bytes. */
+uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i);
+void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
+int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count, bool in_data_file);
+/* Whether [pos, pos + len) meets the header or a top-level table. */
+bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len);
+
+/* ---- commit.c ------------------------------------------------------------------------------ */
+
+/* Everything done before the call is durable. [awaits] */
+int qc_commit(struct qc_image *img, struct ubd_queue *q);
+/* The same, commit_lock held. */
+int qc_commit_locked(struct qc_image *img, struct ubd_queue *q);
+/* Around each request: clusters it may have seen are not given to others before it ends. */
+unsigned qc_enter(struct qc_image *img, struct ubd_queue *q);
+void qc_leave(struct qc_image *img, struct ubd_queue *q, unsigned epoch);
+/* Keep requests out and wait for those within; and let them in again. [awaits] */
+void qc_pause(struct qc_image *img, struct ubd_queue *q);
+void qc_resume(struct qc_image *img, struct ubd_queue *q);
+
+/* ---- journal.c ----------------------------------------------------------------------------- */
+
+int qc_journal_open(struct qc_image *img, const char *dir);
+void qc_journal_close(struct qc_image *img, bool clean);
+/* Everything noted is in the image now; its patches as well. */
+void qc_journal_reset(struct qc_image *img);
+/* Lock held. */
+bool qc_journal_full(const struct qc_image *img);
+void qc_journal_add(struct qc_image *img, uint64_t guest, uint64_t word, uint64_t bits);
+void qc_journal_begin(struct qc_image *img); /* a commit takes what there is */
+void qc_journal_end(struct qc_image *img, bool done);
+
+/* ---- packed.c ------------------------------------------------------------------------------ */
+
+/* Unpack a compressed cluster and copy len bytes from its offset `at`. [awaits] */
+int qc_packed_read(struct qc_image *img, struct ubd_queue *q, uint64_t word, uint64_t at, void *buf,
+		   uint64_t len);
+
+/* ---- read.c, write.c, zero.c --------------------------------------------------------------- */
+
+int qc_read(struct qc_image *img, struct ubd_io *io);
+/* The disk's bytes to memory; past its end, zeroes. [awaits] */
+int qc_read_memory(struct qc_image *img, struct ubd_queue *q, uint64_t offset, void *buf,
+		   uint64_t len);
+int qc_write(struct qc_image *img, struct ubd_io *io);
+/* Zeroes as data, inside one cluster. [awaits] */
+int qc_write_zero_data(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len);
+int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len, bool discard,
+	    bool keep);
+
+/* Lock held: whether a request is changing one of the clusters. */
+bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count);
+
+/* ---- rebuild.c, snapshot.c ----------------------------------------------------------------- */
+
+struct qc_snapshot {
+	uint64_t l1_offset, size, vm_state, clock;
+	uint32_t l1_entries, seconds, nanoseconds;
+	char *id, *name;
+	uint8_t *extra;
+	uint32_t extra_length;
+};
+
+struct qc_snapshots {
+	struct qc_snapshot *items;
+	unsigned count;
+};
+
+/* What an image is to become, in one step. */
+struct qc_world {
+	uint64_t size;
+	const struct qc_snapshots *now; /* the snapshots that there are */
+	const struct qc_snapshots *then; /* those that there will be */
+	int adopt;			 /* index in now: it becomes the disk; -1: no */
+};
+
+/*
+ * Write new refcounts from what is referenced, and with them any change of snapshots and size;
+ * one write of the header's sector makes it so. No requests may be under way. [awaits]
+ */
+int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w);
+
+int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snapshots *s);
+void qc_snapshots_free(struct qc_snapshots *s);
+/* By id or by name; -1: there is none. */
+int qc_snapshot_find(const struct qc_snapshots *s, const char *word);
+int qc_snapshot_create(struct qc_image *img, struct ubd_queue *q, const char *name);
+int qc_snapshot_delete(struct qc_image *img, struct ubd_queue *q, const char *name);
+int qc_snapshot_apply(struct qc_image *img, struct ubd_queue *q, const char *name);
+int qc_repair(struct qc_image *img, struct ubd_queue *q);
+int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size);
+
+#endif

@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A new image beside the old one, in the same file: repair, snapshots, resize and recovery all
+ * write new refcounts (and L1, L2 and snapshot tables where they differ) to clusters that the
+ * image as it is does not use, and then replace the header's first sector. Before that write the
+ * image is the old one, after it the new one; there is nothing in between, and no step to undo.
+ */
+#include "census.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct rebuild {
+	struct census c;
+	struct qc_image *img;
+	struct ubd_queue *q;
+	const struct qc_world *w;
+	struct qc_image next; /* only what the header says */
+	uint8_t *l1;	      /* the new one */
+	uint64_t *blocks;     /* positions of the new refcount blocks, by index */
+	uint64_t nr_blocks;
+	uint64_t source, source_entries; /* the L1 that the new one is made from */
+	uint32_t patch;			 /* the next to be worked in */
+};
+
+/* ---- The disk's tables --------------------------------------------------------------------- */
+
+/* Contents of L2 table i of the new disk in c.buffer. 1: there is one, at *pos before; 0: none. */
+static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *changed)
+{
+	struct qc_image *img = r->img;
+	uint64_t per = 1ull << l2_bits(img), first = i << l2_bits(img), end = clusters_for(img, r->w->size);
+	unsigned step = entry_size(img);
+	int ret;
+
+	*pos = i < r->source_entries ? get64(r->l1 + i * 8) & ENTRY_OFFSET : 0;
+	*changed = false;
+	if (*pos) {
+		ret = census_read(&r->c, r->c.buffer, cluster_size(img), *pos);
+		if (ret)
+			return ret;
+	} else {
+		memset(r->c.buffer, 0, cluster_size(img));
+	}
+	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per; r->patch++) {
+		const struct qc_patch *p = &img->patches[r->patch];
+		uint8_t *at = r->c.buffer + (p->guest - first) * step;
+
+		put64(at, p->word);
+		if (step > 8)
+			put64(at + 8, p->bits);
+		*changed = true;
+	}
+	for (uint64_t k = end > first ? end - first : 0; k < per && r->w->size < img->size; k++) {
+		uint8_t *at = r->c.buffer + k * step;
+
+		*changed |= get64(at) != 0;
+		memset(at, 0, step);
+	}
+	return *pos || *changed;
+}
+
+static int parse_at(struct rebuild *r, uint64_t at, uint64_t pos, struct qc_entry *e)
+{
+	const uint8_t *p = r->c.buffer + at;
+
+	if (!qc_entry_parse(r->img, get64(p), r->img->units > 1 ? get64(p + 8) : 0, e))
+		return 0;
+	qc_damaged(r->img, "an L2 entry", pos + at);
+	return ubd_device_fail(r->img->dev, -EIO,
+			       "%s is damaged: an L2 entry at %llu cannot be right; try qemu-img "
+			       "check -r all on a copy",
+			       r->img->file.path, (unsigned long long)(pos + at));
+}
+
+/* The new disk's data: one reference each. */
+static int count_disk(struct rebuild *r)
+{
+	r->patch = 0;
+	for (uint64_t i = 0; i < r->next.l1_entries; i++) {
+		uint64_t pos;
+		bool changed;
+		int ret = next_table(r, i, &pos, &changed);
+
+		for (uint64_t at = 0; ret > 0 && at < cluster_size(r->img);
+		     at += entry_size(r->img)) {
+			struct qc_entry e;
+			int err = parse_at(r, at, pos, &e);
+
+			if (!err)
+				err = census_entry(&r->c, &e, 1);
+			if (err)
+				return err;
+		}
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* Whether each entry says rightly that its cluster is its own; put right what does not. */
+static int set_copied(struct rebuild *r, uint64_t pos, bool *changed)
+{
+	for (uint64_t at = 0; at < cluster_size(r->img); at += entry_size(r->img)) {
+		struct qc_entry e;
+		bool own;
+		int ret = parse_at(r, at, pos, &e);
+
+		if (ret)
+			return ret;
+		if (e.packed || !e.has_host || r->img->external)
+			continue;
+		own = (r->c.marks[e.host >> r->img->cluster_bits] & CENSUS_COUNT) == 1;
+		if (own != e.copied) {
+			put64(r->c.buffer + at, e.word ^ ENTRY_COPIED);
+			*changed = true;
+		}
+	}
+	return 0;
+}
+
+/* L2 tables that differ from those there are get a new place; the new L1 points at them. */
+static int write_disk(struct rebuild *r)
+{
+	r->patch = 0;
+	for (uint64_t i = 0; i < r->next.l1_entries; i++) {
+		uint64_t pos, old;
+		bool changed;
+		int ret = next_table(r, i, &old, &changed);
+
+		put64(r->l1 + i * 8, 0);
+		if (ret > 0)
+			ret = set_copied(r, old, &changed);
+		else if (!ret)
+			continue;
+		if (ret)
+			return ret;
+		pos = old;
+		/* A snapshot's table stays the snapshot's. */
+		if (changed || r->c.marks[old >> r->img->cluster_bits] & CENSUS_COUNT) {
+			ret = census_take(&r->c, 1, &pos);
+			if (!ret)
+				ret = qc_file_write(&r->img->file, r->q, r->c.buffer,
+						    cluster_size(r->img), pos);
+		} else {
+			ret = census_mark(&r->c, pos, 1, 1, 0);
+		}
+		if (ret)
+			return ret;
+		put64(r->l1 + i * 8, pos | ENTRY_COPIED);
+	}
+	return 0;
+}
+
+/* ---- Everything else ----------------------------------------------------------------------- */
+
+/* The refcount structure as it is: not counted, but not to be overwritten. */
+static int spare_old_refcounts(struct rebuild *r)
+{
+	struct qc_image *img = r->img;
+	uint64_t in_one = cluster_size(img) / 8;
+	int ret = census_mark(&r->c, img->rt_offset, img->rt_clusters, 0, CENSUS_OLD);
+
+	for (uint64_t i = 0; i < (uint64_t)img->rt_clusters * in_one && !ret; i++) {
+		uint64_t pos;
+
+		if (i % in_one == 0)
+			ret = census_read(&r->c, r->c.buffer, cluster_size(img),
+					  img->rt_offset + i * 8);
+		pos = get64(r->c.buffer + i % in_one * 8) & RT_OFFSET_MASK;
+		/* One that cannot be right is about to be replaced. */
+		if (!ret && pos && pos < atomic_load(&img->file.end))
+			ret = census_mark(&r->c, pos, 1, 0, CENSUS_OLD);
+	}
+	return ret;
+}
+
+static uint64_t snapshot_table_bytes(const struct qc_snapshots *s)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < s->count; i++)
+		bytes += (SNAP_FIXED + s->items[i].extra_length + strlen(s->items[i].id) +
+			  strlen(s->items[i].name) + 7) & ~7ull;
+	return bytes;
+}
+
+/* The image as it is, and of the new one everything but the disk. */
+static int take_stock(struct rebuild *r)
+{
+	const struct qc_world *w = r->w;
+	struct qc_image *img = r->img;
+	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD);
+
+	if (!ret)
+		ret = spare_old_refcounts(r);
+	if (!ret && w->now->count)
+		ret = census_mark(&r->c, img->snapshots_offset,
+				  clusters_for(img, snapshot_table_bytes(w->now)),
+				  w->then == w->now, CENSUS_OLD);
+	if (!ret)
+		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, 0);
+	for (unsigned i = 0; i < w->now->count && !ret; i++)
+		ret = census_l1(&r->c, w->now->items[i].l1_offset, w->now->items[i].l1_entries, 0);
+	for (unsigned i = 0; i < w->then->count && !ret; i++)
+		ret = census_l1(&r->c, w->then->items[i].l1_offset, w->then->items[i].l1_entries,
+				1);
+	return ret ? ret : census_tables(&r->c);
+}
+
+static int load_source(struct rebuild *r)
+{
+	const struct qc_world *w = r->w;
+	unsigned shift = r->img->cluster_bits + l2_bits(r->img);
+	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift, bytes;
+
+	r->source = w->adopt < 0 ? r->img->l1_offset : w->now->items[w->adopt].l1_offset;
+	r->source_entries = w->adopt < 0 ? r->img->l1_entries : w->now->items[w->adopt].l1_entries;
+	if (entries > MAX_L1_BYTES / 8)
+		return ubd_device_fail(r->img->dev, -EFBIG,
+				       "%s: a disk of %llu bytes is too large for clusters of %llu",
+				       r->img->file.path, (unsigned long long)w->size,
+				       (unsigned long long)cluster_size(r->img));
+	r->next.l1_entries = (uint32_t)entries;
+	bytes = clusters_for(r->img, MAX(entries, r->source_entries) * 8) << r->img->cluster_bits;
+	if (posix_memalign((void **)&r->l1, 4096, bytes))
+		return -ENOMEM;
+	memset(r->l1, 0, bytes);
+	return census_read(&r->c, r->l1,
+			   clusters_for(r->img, r->source_entries * 8) << r->img->cluster_bits,
+			   r->source);
+}
+
+static int write_l1(struct rebuild *r)
+{
+	uint64_t n = clusters_for(r->img, (uint64_t)r->next.l1_entries * 8);
+	uint64_t used = (uint64_t)r->next.l1_entries * 8, bytes = n << r->img->cluster_bits;
+	int ret = census_take(&r->c, n, &r->next.l1_offset);
+
+	memset(r->l1 + used, 0, bytes - used);
+	return ret ? ret
+		   : qc_file_write(&r->img->file, r->q, r->l1, bytes, r->next.l1_offset);
+}
+
+static void put_snapshot(uint8_t *p, const struct qc_snapshot *s)
+{
+	put64(p + SNAP_L1_OFFSET, s->l1_offset);
+	put32(p + SNAP_L1_ENTRIES, s->l1_entries);
+	put16(p + SNAP_ID_LENGTH, (uint16_t)strlen(s->id));
+	put16(p + SNAP_NAME_LENGTH, (uint16_t)strlen(s->name));
+	put32(p + SNAP_SECONDS, s->seconds);
+	put32(p + SNAP_NANOSECONDS, s->nanoseconds);
+	put64(p + SNAP_CLOCK, s->clock);
+	put32(p + SNAP_VM_STATE, (uint32_t)s->vm_state);
+	put32(p + SNAP_EXTRA_LENGTH, s->extra_length);
+	memcpy(p + SNAP_FIXED, s->extra, s->extra_length);
+	memcpy(p + SNAP_FIXED + s->extra_length, s->id, strlen(s->id));
+	memcpy(p + SNAP_FIXED + s->extra_length + strlen(s->id), s->name, strlen(s->name));
+}
+
+static int write_snapshots(struct rebuild *r)
+{
+	const struct qc_snapshots *s = r->w->then;
+	uint64_t n = clusters_for(r->img, snapshot_table_bytes(s)), at = 0;
+	uint8_t *table;
+	int ret;
+
+	r->next.nr_snapshots = s->count;
+	if (s == r->w->now)
+		return 0;
+	r->next.snapshots_offset = 0;
+	if (!s->count)
+		return 0;
+	ret = census_take(&r->c, n, &r->next.snapshots_offset);
+	if (ret || posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
+		return ret ? ret : -ENOMEM;
+	memset(table, 0, n << r->img->cluster_bits);
+	for (unsigned i = 0; i < s->count; i++) {
+		const struct qc_snapshots one = {&s->items[i], 1};
+
+		put_snapshot(table + at, &s->items[i]);
+		at += snapshot_table_bytes(&one);
+	}
+	ret = qc_file_write(&r->img->file, r->q, table, n << r->img->cluster_bits,
+			    r->next.snapshots_offset);
+	free(table);
+	return ret;
+}
+
+/* ---- Refcounts ----------------------------------------------------------------------------- */
+
+static bool is_empty(const struct census *c, uint64_t first, uint64_t n)
+{
+	for (uint64_t i = first; i < MIN(first + n, c->top); i++)
+		if (c->marks[i] & CENSUS_COUNT)
+			return false;
+	return true;
+}
+
+/* Places for all blocks that have something to count, themselves included. */
+static int place_blocks(struct rebuild *r, uint64_t per)
+{
+	for (uint64_t i = 0; i * per < r->c.top;) {
+		uint64_t own;
+		int ret;
+
+		if (i == r->nr_blocks) {
+			void *more = realloc(r->blocks, (i + 1024) * sizeof(*r->blocks));
+
+			if (!more)
+				return -ENOMEM;
+			r->blocks = more;
+			memset(r->blocks + i, 0, 1024 * sizeof(*r->blocks));
+			r->nr_blocks += 1024;
+		}
+		if (r->blocks[i] || is_empty(&r->c, i * per, per)) {
+			i++;
+			continue;
+		}
+		ret = census_take(&r->c, 1, &r->blocks[i]);
+		if (ret)
+			return ret;
+		/* It may lie among clusters of a block passed by as empty. */
+		own = (r->blocks[i] >> r->img->cluster_bits) / per;
+		i = own < i && !r->blocks[own] ? own : i + 1;
+	}
+	return 0;
+}
+
+static int place_table(struct rebuild *r, uint64_t per)
+{
+	uint64_t in_one = cluster_size(r->img) / 8, need, have = 0;
+	int ret = place_blocks(r, per);
+
+	while (!ret) {
+		need = ((r->c.top + per - 1) / per + in_one - 1) / in_one;
+		if (need <= have)
+			break;
+		for (uint64_t i = 0; i < have; i++)
+			r->c.marks[(r->next.rt_offset >> r->img->cluster_bits) + i] = 0;
+		have = need;
+		ret = census_take(&r->c, have, &r->next.rt_offset);
+		if (!ret)
+			ret = place_blocks(r, per);
+	}
+	r->next.rt_clusters = (uint32_t)have;
+	return ret;
+}
+
+static int write_block(struct rebuild *r, uint64_t i, uint64_t per)
+{
+	unsigned bits = r->img->refcount_bits;
+	uint64_t most = bits >= 32 ? CENSUS_COUNT : (1ull << bits) - 1;
+
+	memset(r->c.buffer, 0, cluster_size(r->img));
+	for (uint64_t k = 0; k < per && i * per + k < r->c.top; k++) {
+		uint32_t n = r->c.marks[i * per + k] & CENSUS_COUNT;
+
+		if (n > most)
+			return ubd_device_fail(r->img->dev, -E2BIG,
+					       "%s: a cluster would have %u references, more than "
+					       "its refcounts of %u bits can say",
+					       r->img->file.path, n, bits);
+		qc_ref_poke(r->c.buffer, bits, k, n);
+	}
+	return qc_file_write(&r->img->file, r->q, r->c.buffer, cluster_size(r->img), r->blocks[i]);
+}
+
+static int write_refcounts(struct rebuild *r)
+{
+	uint64_t per = cluster_size(r->img) * 8 / r->img->refcount_bits, bytes;
+	int ret = place_table(r, per);
+	uint8_t *table;
+
+	if (ret)
+		return ret;
+	bytes = (uint64_t)r->next.rt_clusters << r->img->cluster_bits;
+	if (bytes > MAX(MAX_RT_BYTES, cluster_size(r->img)))
+		return -EFBIG;
+	if (posix_memalign((void **)&table, 4096, bytes))
+		return -ENOMEM;
+	memset(table, 0, bytes);
+	for (uint64_t i = 0; i * per < r->c.top && !ret; i++) {
+		if (!r->blocks[i])
+			continue;
+		put64(table + i * 8, r->blocks[i]);
+		ret = write_block(r, i, per);
+	}
+	if (!ret)
+		ret = qc_file_write(&r->img->file, r->q, table, bytes, r->next.rt_offset);
+	free(table);
+	return ret;
+}
+
+/* ---- The switch ---------------------------------------------------------------------------- */
+
+static void forget(struct qc_ranges *r)
+{
+	free(r->items);
+	*r = (struct qc_ranges){0};
+}
+
+static void adopt(struct rebuild *r)
+{
+	struct qc_image *img = r->img;
+
+	pthread_mutex_lock(&img->lock);
+	img->size = r->w->size;
+	img->l1_offset = r->next.l1_offset;
+	img->l1_entries = r->next.l1_entries;
+	img->rt_offset = r->next.rt_offset;
+	img->rt_clusters = r->next.rt_clusters;
+	img->snapshots_offset = r->next.snapshots_offset;
+	img->nr_snapshots = r->next.nr_snapshots;
+	img->incompatible = r->next.incompatible;
+	atomic_store(&img->marked, false);
+	atomic_store(&img->broken, false);
+	qc_header_fill(img, img->header);
+	qc_cache_drop(img);
+	forget(&img->freed);
+	forget(&img->limbo);
+	forget(&img->leaving);
+	img->hint = 0;
+	img->packed_seen++;
+	qc_journal_reset(img);
+	pthread_mutex_unlock(&img->lock);
+}
+
+static int switch_over(struct rebuild *r)
+{
+	struct qc_image *img = r->img;
+	uint8_t *header;
+	int ret = qc_file_sync(&img->file, r->q);
+
+	if (ret || posix_memalign((void **)&header, 4096, page_size(img)))
+		return ret ? ret : -ENOMEM;
+	memcpy(header, img->header, page_size(img));
+	r->next.size = r->w->size;
+	r->next.incompatible &= ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+	qc_header_fill(&r->next, header);
+	ret = qc_header_write(img, r->q, header);
+	free(header);
+	if (ret)
+		return ret;
+	/* Written: whatever the sync says, the file may say so from now on. */
+	adopt(r);
+	return qc_file_sync(&img->file, r->q);
+}
+
+int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)
+{
+	struct rebuild r = {.img = img, .q = q, .w = w};
+	int ret;
+
+	if (q)
+		ubd_mutex_lock(q, &img->commit_lock);
+	ret = img->cache.dirty || img->freed.count ? qc_commit_locked(img, q) : 0;
+	memcpy(&r.next, img, sizeof(r.next));
+	if (!ret)
+		ret = census_begin(&r.c, img, q);
+	if (!ret)
+		ret = take_stock(&r);
+	if (!ret)
+		ret = load_source(&r);
+	if (!ret)
+		ret = count_disk(&r);
+	if (!ret)
+		ret = write_disk(&r);
+	if (!ret)
+		ret = write_l1(&r);
+	if (!ret)
+		ret = write_snapshots(&r);
+	if (!ret)
+		ret = write_refcounts(&r);
+	if (!ret)
+		ret = switch_over(&r);
+	pthread_mutex_lock(&img->lock);
+	img->zero_from = MAX(img->zero_from, r.c.top);
+	pthread_mutex_unlock(&img->lock);
+	census_end(&r.c);
+	free(r.l1);
+	free(r.blocks);
+	if (q)
+		ubd_mutex_unlock(q, &img->commit_lock);
+	return ret;
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * WRITE. Data goes in place where the mapping allows; otherwise to clusters taken for it, together
+ * with what must be kept of the old contents, and then the mapping follows.
+ */
+#include "qcow2.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* A stretch of a request that is written in one go. */
+struct run {
+	uint64_t offset, len;	/* of the disk, bytes */
+	uint64_t guest, count;	/* clusters it touches */
+	uint64_t host;		/* where the first of them is to lie, bytes */
+	bool in_place;		/* nothing to do but to write */
+	bool taken;		/* the host clusters are new, not yet mapped */
+	bool zeroed;		/* and zero */
+	struct qc_entry old;	/* of the first cluster */
+	struct qc_busy busy;
+	uint64_t from, to; /* what is written, in bytes from the first cluster's start */
+};
+
+/* ---- Which guest clusters are being changed ------------------------------------------------ */
+
+bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count)
+{
+	for (const struct qc_busy *b = img->busy; b; b = b->next)
+		if (first < b->first + b->count && b->first < first + count)
+			return true;
+	return false;
+}
+
+static void set_busy(struct qc_image *img, struct run *r)
+{
+	r->busy = (struct qc_busy){r->guest, r->count, img->busy};
+	img->busy = &r->busy;
+}
+
+static void clear_busy(struct qc_image *img, struct ubd_queue *q, struct run *r)
+{
+	struct qc_busy **at = &img->busy;
+
+	while (*at != &r->busy)
+		at = &(*at)->next;
+	*at = r->busy.next;
+	if (img->waiters)
+		qc_wake(img, q);
+}
+
+/* ---- Planning, under the lock -------------------------------------------------------------- */
+
+static uint32_t units_of(const struct qc_image *img, uint64_t from, uint64_t to)
+{
+	unsigned first = (unsigned)(from >> img->unit_bits);
+	unsigned last = (unsigned)((to - 1) >> img->unit_bits);
+
+	return (UINT32_MAX >> (31 - (last - first))) << first;
+}
+
+static int check_host(struct qc_image *img, uint64_t guest, const struct qc_entry *e)
+{
+	if (img->external)
+		return e->host == guest << img->cluster_bits
+			       ? 0
+			       : qc_damaged(img, "a guest cluster's place", e->host);
+	if (e->host >= atomic_load(&img->file.end) ||
+	    qc_is_metadata(img, e->host, cluster_size(img)))
+		return qc_damaged(img, "a guest cluster's place", e->host);
+	return 0;
+}
+
+/* Whether bytes [from, to) of a cluster can be written where they lie. */
+static bool writable_in_place(const struct qc_image *img, const struct qc_entry *e, uint64_t from,
+			      uint64_t to)
+{
+	uint32_t need = units_of(img, from, to);
+
+	return e->has_host && e->copied && !e->packed && (e->alloc & need) == need;
+}
+
+/* Clusters that follow the first, in place as well and side by side. */
+static void extend_in_place(struct qc_image *img, struct qc_tx *tx, struct run *r, uint64_t len)
+{
+	while (r->len < len) {
+		uint64_t more = MIN(len - r->len, cluster_size(img));
+		struct qc_entry e;
+
+		if (qc_map_get(img, tx, r->guest + r->count, &e) ||
+		    !writable_in_place(img, &e, 0, more) || check_host(img, r->guest + r->count, &e) ||
+		    e.host != r->host + (r->count << img->cluster_bits))
+			break;
+		r->count++;
+		r->len += more;
+	}
+}
+
+/* How many clusters from the first on are to be written whole, to new places, at once. */
+static uint64_t count_whole(struct qc_image *img, struct qc_tx *tx, const struct run *r,
+			    uint64_t len)
+{
+	uint64_t per_page = page_size(img) / entry_size(img), n = 1;
+	uint64_t most = MIN(len >> img->cluster_bits, per_page - r->guest % per_page);
+	struct qc_entry e;
+
+	while (n < most && !qc_is_busy(img, r->guest + n, 1) &&
+	       !qc_map_get(img, tx, r->guest + n, &e) &&
+	       (img->external || !e.has_host || !e.copied))
+		n++;
+	return n;
+}
+
+static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct run *r)
+{
+	uint64_t at = r->offset & (cluster_size(img) - 1), first;
+	bool whole = !at && len >= cluster_size(img);
+	int ret;
+
+	if (qc_is_busy(img, r->guest, 1)) {
+		tx->need = NEED_TURN;
+		return -EAGAIN;
+	}
+	ret = qc_map_prepare(img, tx, r->guest);
+	if (ret)
+		return ret;
+	r->count = 1;
+	if (r->old.has_host && r->old.copied) {
+		r->host = r->old.host;
+		ret = check_host(img, r->guest, &r->old);
+	} else if (img->external) {
+		r->count = whole ? count_whole(img, tx, r, len) : 1;
+		r->host = r->guest << img->cluster_bits;
+	} else {
+		uint64_t want = whole ? count_whole(img, tx, r, len) : 1;
+
+		ret = qc_alloc(img, tx, want, &first, &r->count, &r->zeroed);
+		r->host = first << img->cluster_bits;
+		r->taken = true;
+	}
+	if (ret)
+		return ret;
+	r->len = whole ? r->count << img->cluster_bits : MIN(len, cluster_size(img) - at);
+	set_busy(img, r);
+	return 0;
+}
+
+static int plan(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_t len,
+		struct run *r)
+{
+	uint64_t at = offset & (cluster_size(img) - 1), part = MIN(len, cluster_size(img) - at);
+	int ret;
+
+	*r = (struct run){.offset = offset, .guest = offset >> img->cluster_bits};
+	ret = qc_map_get(img, tx, r->guest, &r->old);
+	if (ret)
+		return ret;
+	if (!writable_in_place(img, &r->old, at, at + part))
+		return plan_new(img, tx, len, r);
+	ret = check_host(img, r->guest, &r->old);
+	if (ret)
+		return ret;
+	r->in_place = true;
+	r->host = r->old.host;
+	r->count = 1;
+	r->len = part;
+	extend_in_place(img, tx, r, len);
+	return 0;
+}
+
+/* ---- Writing ------------------------------------------------------------------------------- */
+
+/* Whether the old contents of [from, to) of the run's cluster read as zeroes. 1, 0 or -errno. */
+static int was_zero(struct qc_image *img, struct ubd_queue *q, const struct run *r, uint64_t from,
+		    uint64_t to)
+{
+	struct qc_extent x = {.len = 0};
+
+	for (; from < to; from += x.len) {
+		int ret = qc_find(img, q, (r->guest << img->cluster_bits) + from, to - from, &x);
+
+		if (ret || x.kind != KIND_ZERO)
+			return ret;
+	}
+	return 1;
+}
+
+/* What must be written around the data so that each touched unit is whole: sets from and to. */
+static int widen(struct qc_image *img, struct ubd_queue *q, struct run *r)
+{
+	uint64_t from = r->offset & (cluster_size(img) - 1), to = from + r->len;
+	uint64_t unit = 1ull << img->unit_bits, wide_from = from, wide_to = to;
+	uint32_t there = r->taken ? 0 : r->old.alloc;
+	int zero;
+
+	r->from = from;
+	r->to = to;
+	if (r->count > 1 || (!from && to == cluster_size(img)))
+		return 0;
+	if (r->old.packed || (r->old.alloc && r->taken)) {
+		wide_from = 0;
+		wide_to = cluster_size(img);
+	} else {
+		if (!(there >> (from >> img->unit_bits) & 1))
+			wide_from = from & ~(unit - 1);
+		if (!(there >> ((to - 1) >> img->unit_bits) & 1))
+			wide_to = (to + unit - 1) & ~(unit - 1);
+		/* New space that is zero already needs no zeroes. */
+		zero = r->zeroed ? was_zero(img, q, r, wide_from, from) : 0;
+		if (zero > 0)
+			zero = was_zero(img, q, r, to, wide_to);
+		if (zero < 0)
+			return zero;
+		if (zero)
+			return 0;
+	}
+	r->from = wide_from;
+	r->to = wide_to;
+	return 0;
+}
+
+/* Old contents, the new in their midst, in one write. io NULL: zeroes. */
+static int write_merged(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
+			const struct run *r)
+{
+	uint64_t from = r->offset & (cluster_size(img) - 1), to = from + r->len;
+	uint64_t start = r->guest << img->cluster_bits;
+	uint8_t *buf;
+	int ret;
+
+	if (posix_memalign((void **)&buf, 4096, r->to - r->from))
+		return -ENOMEM;
+	ret = qc_read_memory(img, q, start + r->from, buf, from - r->from);
+	if (!ret)
+		ret = qc_read_memory(img, q, start + to, buf + (to - r->from), r->to - to);
+	if (!ret && io)
+		ret = MIN(ubd_io_get(io, (uint32_t)(r->offset - io->offset),
+				     buf + (from - r->from), (uint32_t)r->len),
+			  0);
+	else if (!ret)
+		memset(buf + (from - r->from), 0, r->len);
+	if (!ret)
+		ret = qc_file_write(img->data, q, buf, r->to - r->from, r->host + r->from);
+	free(buf);
+	return ret;
+}
+
+static int write_data(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
+		      const struct run *r)
+{
+	uint64_t at = r->offset & (cluster_size(img) - 1);
+
+	if (io && r->from == at && r->to == at + r->len)
+		return qc_file_transfer_write(img->data, io, (uint32_t)(r->offset - io->offset),
+					      (uint32_t)r->len, r->host + at);
+	return write_merged(img, q, io, r);
+}
+
+/* ---- Mapping ------------------------------------------------------------------------------- */
+
+static int map_run(struct qc_image *img, struct qc_tx *tx, const struct run *r)
+{
+	int ret = qc_map_prepare(img, tx, r->guest);
+
+	for (uint64_t i = 0; i < r->count && !ret; i++) {
+		struct qc_entry old, e = {.has_host = true, .copied = true};
+		uint32_t units = r->count > 1 ? all_units(img) : units_of(img, r->from, r->to);
+
+		ret = qc_map_get(img, tx, r->guest + i, &old);
+		if (ret)
+			break;
+		e.host = r->host + (i << img->cluster_bits);
+		e.alloc = units;
+		if (!old.packed && units != all_units(img)) {
+			e.alloc |= r->taken ? 0 : old.alloc;
+			e.zero = old.zero & ~e.alloc;
+		}
+		qc_entry_build(img, &e);
+		qc_map_set(img, tx, r->guest + i, &e);
+		if (r->taken)
+			qc_entry_drop(img, &old);
+	}
+	return ret;
+}
+
+/* One run from plan to mapping. */
+static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, struct run *r)
+{
+	struct qc_tx tx = {0};
+	int ret;
+
+	if (r->in_place) {
+		r->from = r->offset & (cluster_size(img) - 1);
+		r->to = r->from + r->len;
+		return write_data(img, q, io, r);
+	}
+	ret = widen(img, q, r);
+	if (!ret)
+		ret = write_data(img, q, io, r);
+	if (!ret)
+		QC_TRANSACTION(img, q, &tx, ret, map_run(img, &tx, r));
+	pthread_mutex_lock(&img->lock);
+	if (ret && r->taken)
+		qc_unalloc(img, r->host >> img->cluster_bits, r->count);
+	clear_busy(img, q, r);
+	pthread_mutex_unlock(&img->lock);
+	return ret;
+}
+
+/* ---- Requests ------------------------------------------------------------------------------ */
+
+static int write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
+		       uint64_t offset, uint64_t len)
+{
+	bool mapped = false;
+
+	while (len) {
+		struct qc_tx tx = {0};
+		struct run r;
+		int ret;
+
+		QC_TRANSACTION(img, q, &tx, ret, plan(img, &tx, offset, len, &r));
+		if (!ret)
+			ret = write_run(img, q, io, &r);
+		if (ret)
+			return ret;
+		mapped |= !r.in_place;
+		offset += r.len;
+		len -= r.len;
+	}
+	return mapped && atomic_load(&img->commit_first) ? qc_commit(img, q) : 0;
+}
+
+int qc_write(struct qc_image *img, struct ubd_io *io)
+{
+	int ret = write_range(img, io->queue, io, io->offset, io->length);
+
+	return ret ? ret : (int)io->length;
+}
+
+int qc_write_zero_data(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len)
+{
+	return write_range(img, q, NULL, offset, len);
+}
