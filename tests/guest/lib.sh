@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+# What the device tests share. They run where there is a ublk driver, with ubd in PATH and the test
+# programs in $UBD_BUILD/gcc/tests/guest.
+# shellcheck shell=sh
+top=$(cd "$(dirname "$0")/../.." && pwd)
+. "$top/tests/lib/tap.sh"
+
+if ! command -v ubd >/dev/null || [ ! -e /dev/ublk-control ]; then
+	echo "Bail out! needs ubd in PATH and a ublk driver: use tests/run"
+	exit 99
+fi
+programs=${UBD_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/ubd/build}/gcc/tests/guest
+scratch=$tap_dir
+
+# Start a device: $dev is its path, $id its number.
+add() {
+	dev=$(ubd add "$@") || return 1
+	id=${dev#/dev/ublkb}
+}
+
+# The disk's attribute.
+queue() {
+	cat "/sys/block/ublkb$id/queue/$1"
+}
+
+# Fails when a device, a server or a state file is left.
+nothing_left() {
+	set -- /dev/ublkb* /dev/ublkc*
+	for node; do
+		[ ! -e "$node" ] || { echo "$node is left"; return 1; }
+	done
+	! ls /run/ubd/*.json 2>/dev/null
+	! pgrep -x ubd
+}
+
+# The ways of moving data that this driver has.
+ways=$(ubd features | sed -n 's/^Zero copy: *auto *//p')
