@@ -188,6 +188,8 @@ int ubd_queue_process(struct ubd_queue *q)
 
 	if (q->ended)
 		queue_close(q);
+	else
+		queue_flush(q);
 	return ret;
 }
 

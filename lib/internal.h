@@ -217,6 +217,8 @@ void queue_close(struct ubd_queue *q);
 void queue_destroy(struct ubd_queue *q);
 /* One round. wait: block for at least one completion. As ubd_queue_process(). */
 int queue_round(struct ubd_queue *q, bool wait);
+/* Submit what the last round prepared, for callers that will not come back by themselves. */
+void queue_flush(struct ubd_queue *q);
 void *queue_thread(void *arg);
 /* An SQE, zeroed, in a batch to be submitted later; never NULL on a queue that is not broken. */
 struct io_uring_sqe *queue_sqe(struct ubd_queue *q);

@@ -471,6 +471,19 @@ int queue_round(struct ubd_queue *q, bool wait)
 	return q->ended ? q->error : 1;
 }
 
+void queue_flush(struct ubd_queue *q)
+{
+	/* Nobody waits for coroutines that are ready: only an event brings the caller back. */
+	if (q->ready_head)
+		queue_kick(q);
+	if (io_uring_sq_ready(&q->ring)) {
+		int ret = queue_submit(q);
+
+		if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY)
+			queue_break(q, ret);
+	}
+}
+
 void *queue_thread(void *arg)
 {
 	struct ubd_queue *q = arg;
