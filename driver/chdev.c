@@ -68,4 +68,5 @@ const struct file_operations ublk_ch_fops = {
 	.uring_cmd = ublk_ch_uring_cmd,
 	.read_iter = ublk_ch_read_iter,
 	.write_iter = ublk_ch_write_iter,
+	.splice_read = ublk_ch_splice_read,
 };

@@ -115,7 +115,7 @@ enum ublk_gate {
  * @idle: the same commands waited at the watch's last two looks
  * @sum_before: what waited at its last look
  * @lock: see the locking rules
- * @zc: one per tag, with any of UBD_F_ALL
+ * @zc: with any of UBD_F_ALL
  * @slots: one per tag
  */
 struct ublk_queue {
@@ -132,7 +132,7 @@ struct ublk_queue {
 	unsigned long sum_before;
 #endif
 	spinlock_t lock;
-	struct ublk_zc_tag *zc;
+	struct ublk_zc *zc;
 	struct ublk_slot slots[];
 };
 
@@ -329,6 +329,16 @@ bool ublk_copy_from_server(struct request *rq, u64 addr, u32 len);
 void ublk_zero_data(struct request *rq, u32 from, u32 to);
 
 /* usercopy.c */
+struct ublk_place {
+	u16 q_id;
+	u16 tag;
+	u32 off;
+	bool integrity;
+};
+
+int ublk_place_decode(struct ublk_device *ub, loff_t pos, struct ublk_place *p);
+bool ublk_slot_hold(struct ublk_slot *slot);
+void ublk_slot_release(struct ublk_queue *q, struct ublk_slot *slot);
 int ublk_fill_begin(struct ublk_slot *slot, struct request *rq, u32 from, u32 end, u32 *before);
 ssize_t ublk_ch_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t ublk_ch_write_iter(struct kiocb *iocb, struct iov_iter *from);

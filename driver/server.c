@@ -154,6 +154,7 @@ void ublk_close(struct ublk_device *ub)
 		if (ub->gate == UBLK_GATE_PASS)
 			ublk_gate_set(ub, ublk_gate_closed(ub));
 		synchronize_rcu();
+		ublk_zc_kick(ub);
 	}
 	mutex_unlock(&ub->gate_mutex);
 }

@@ -11,15 +11,15 @@
 #include <linux/wait_bit.h>
 #include "driver.h"
 
-/* A position on the char device, taken apart. */
-struct place {
-	u16 q_id;
-	u16 tag;
-	u32 off;
-	bool integrity;
-};
-
-static int place_decode(struct ublk_device *ub, loff_t pos, struct place *p)
+/**
+ * ublk_place_decode() - take a position on the char device apart
+ * @ub: the device
+ * @pos: the position
+ * @p: its parts
+ *
+ * Return: 0, or -EINVAL for a place that the device does not have.
+ */
+int ublk_place_decode(struct ublk_device *ub, loff_t pos, struct ublk_place *p)
 {
 	u64 at;
 
@@ -38,7 +38,13 @@ static int place_decode(struct ublk_device *ub, loff_t pos, struct place *p)
 	return 0;
 }
 
-static bool slot_hold(struct ublk_slot *slot)
+/**
+ * ublk_slot_hold() - keep a slot's request
+ * @slot: the slot
+ *
+ * Return: true, and ublk_slot_release() is owed; false when there is none to keep.
+ */
+bool ublk_slot_hold(struct ublk_slot *slot)
 {
 	if (!refcount_inc_not_zero(&slot->ref))
 		return false;
@@ -47,7 +53,14 @@ static bool slot_hold(struct ublk_slot *slot)
 	return true;
 }
 
-static void slot_release(struct ublk_queue *q, struct ublk_slot *slot)
+/**
+ * ublk_slot_release() - let go of a slot's request
+ * @q: its queue
+ * @slot: the slot
+ *
+ * In any context. The last one ends the request.
+ */
+void ublk_slot_release(struct ublk_queue *q, struct ublk_slot *slot)
 {
 	struct request *rq = slot->req;
 
@@ -104,7 +117,7 @@ static bool right_way(const struct request *rq, bool to_user)
 	return req_op(rq) == REQ_OP_READ || req_op(rq) == REQ_OP_DRV_IN;
 }
 
-static ssize_t copy_slot(struct ublk_slot *slot, const struct place *at, struct iov_iter *iter,
+static ssize_t copy_slot(struct ublk_slot *slot, const struct ublk_place *at, struct iov_iter *iter,
 			 bool to_user)
 {
 	struct request *rq = slot->req;
@@ -130,7 +143,7 @@ static ssize_t user_copy(struct kiocb *iocb, struct iov_iter *iter, bool to_user
 	struct ublk_device *ub = iocb->ki_filp->private_data;
 	struct ublk_slot *slot;
 	struct ublk_queue *q;
-	struct place at;
+	struct ublk_place at;
 	ssize_t ret;
 
 	/* Not from inside the kernel: a pipe could take the pages themselves. */
@@ -138,7 +151,7 @@ static ssize_t user_copy(struct kiocb *iocb, struct iov_iter *iter, bool to_user
 		return -EACCES;
 	if (READ_ONCE(ub->info.state) == UBLK_S_DEV_DEAD)
 		return -EACCES;
-	ret = place_decode(ub, iocb->ki_pos, &at);
+	ret = ublk_place_decode(ub, iocb->ki_pos, &at);
 	if (ret)
 		return ret;
 	q = ub->queues[at.q_id];
@@ -146,10 +159,10 @@ static ssize_t user_copy(struct kiocb *iocb, struct iov_iter *iter, bool to_user
 	/* The commit comes from this very task: the request cannot go away. */
 	if (READ_ONCE(slot->task) == current && READ_ONCE(slot->state) == UBLK_SLOT_SERVED)
 		return copy_slot(slot, &at, iter, to_user);
-	if (!slot_hold(slot))
+	if (!ublk_slot_hold(slot))
 		return -EINVAL;
 	ret = copy_slot(slot, &at, iter, to_user);
-	slot_release(q, slot);
+	ublk_slot_release(q, slot);
 	return ret;
 }
 

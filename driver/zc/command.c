@@ -9,16 +9,12 @@
 
 #define DRIVER_VERSION "0.1"
 
-/* A command's private area: the base's, which it needs when FUSED becomes a fetch. */
-struct zc_pdu {
-	struct ublk_cmd_pdu base;
-	s32 res;
-};
+/* An armed command is the base's. */
+static_assert(offsetof(struct ublk_zc_pdu, q) == offsetof(struct ublk_cmd_pdu, q));
+static_assert(offsetof(struct ublk_zc_pdu, tag) == offsetof(struct ublk_cmd_pdu, tag));
 
-/* One command, read from the SQE once. */
+/* Of one command, read from the SQE once. */
 struct zc_args {
-	u32 nr;
-	u32 generation;
 	u8 count;
 	u64 addr;
 };
@@ -30,7 +26,7 @@ struct zc_args {
  */
 u64 ublk_zc_features(void)
 {
-	return UBD_F_MEMBERS | UBD_F_FUSED;
+	return UBD_F_ALL;
 }
 
 /**
@@ -76,9 +72,11 @@ int ublk_zc_init(struct ublk_device *ub)
 	for (i = 0; i < ub->info.nr_hw_queues; i++) {
 		struct ublk_queue *q = ub->queues[i];
 
-		q->zc = kvcalloc(q->depth, sizeof(*q->zc), GFP_KERNEL);
+		q->zc = kvzalloc(struct_size(q->zc, tags, q->depth), GFP_KERNEL);
 		if (!q->zc)
 			return -ENOMEM;
+		spin_lock_init(&q->zc->lock);
+		INIT_LIST_HEAD(&q->zc->waiting);
 	}
 	return 0;
 }
@@ -98,10 +96,26 @@ void ublk_zc_exit(struct ublk_device *ub)
 			kvfree(ub->queues[i]->zc);
 }
 
+/**
+ * ublk_zc_kick() - let nothing wait that only the server or a peer could end
+ * @ub: the device, closing
+ */
+void ublk_zc_kick(struct ublk_device *ub)
+{
+	u16 i;
+
+	if (!ublk_has(ub, UBD_F_ALL))
+		return;
+	for (i = 0; i < ub->info.nr_hw_queues; i++) {
+		ublk_socket_kick(ub->queues[i]);
+		ublk_lease_kick(ub->queues[i]);
+	}
+}
+
 /* A group of one is the tag's own, unless that is in use. */
 static struct ublk_group *group_alloc(struct ublk_queue *q, u16 tag, u8 nr)
 {
-	struct ublk_zc_tag *own = &q->zc[tag];
+	struct ublk_zc_tag *own = &q->zc->tags[tag];
 	struct ublk_group *g;
 
 	if (nr == 1 && !test_and_set_bit_lock(UBLK_ZC_TAG_BUSY, &own->flags)) {
@@ -117,7 +131,7 @@ static struct ublk_group *group_alloc(struct ublk_queue *q, u16 tag, u8 nr)
 
 static void group_free(struct ublk_group *g)
 {
-	struct ublk_zc_tag *own = &g->q->zc[g->tag];
+	struct ublk_zc_tag *own = &g->q->zc->tags[g->tag];
 
 	if (g == &own->group)
 		clear_bit_unlock(UBLK_ZC_TAG_BUSY, &own->flags);
@@ -139,17 +153,30 @@ static void give_back(struct ublk_queue *q, struct ublk_slot *slot)
 /* In the server's task, or, when that is dead, in another. */
 static void command_end(struct io_uring_cmd *cmd, int res, unsigned int issue_flags)
 {
-	const struct zc_pdu *pdu = ublk_cmd_pdu(cmd, struct zc_pdu);
-	struct ublk_queue *q = pdu->base.q;
+	const struct ublk_zc_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_zc_pdu);
+	struct ublk_queue *q = pdu->q;
 
 	if (cmd->cmd_op == UBD_U_IO_FUSED && res != UBLK_IO_RES_ABORT)
-		give_back(q, &q->slots[pdu->base.tag]);
+		give_back(q, &q->slots[pdu->tag]);
 	ublk_cmd_done(cmd, res, issue_flags);
 }
 
 UBLK_TASK_WORK(command_end_in_task)
 {
-	command_end(cmd, ublk_cmd_pdu(cmd, struct zc_pdu)->res, issue_flags);
+	command_end(cmd, ublk_cmd_pdu(cmd, struct ublk_zc_pdu)->res, issue_flags);
+}
+
+/**
+ * ublk_zc_command_end() - end a command
+ * @cmd: the command
+ * @res: its result
+ *
+ * In any context: it is done in the server's task.
+ */
+void ublk_zc_command_end(struct io_uring_cmd *cmd, int res)
+{
+	ublk_cmd_pdu(cmd, struct ublk_zc_pdu)->res = res;
+	io_uring_cmd_complete_in_task(cmd, command_end_in_task_tw);
 }
 
 /*
@@ -159,22 +186,12 @@ UBLK_TASK_WORK(command_end_in_task)
 static bool fused_end(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,
 		      s32 bytes)
 {
-	struct request *rq = slot->req;
 	bool armed;
 
 	slot->res = bytes;
 	armed = ublk_slot_arm(q, slot, cmd);
-	if (refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq);
+	ublk_slot_release(q, slot);
 	return armed;
-}
-
-static void members_end(struct ublk_queue *q, struct ublk_slot *slot)
-{
-	struct request *rq = slot->req;
-
-	if (refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq);
 }
 
 /*
@@ -185,13 +202,16 @@ static bool group_end(struct ublk_group *g, struct io_uring_cmd **cmd, int *res)
 {
 	struct ublk_queue *q = g->q;
 	struct ublk_slot *slot = g->slot;
-	bool fused = g->fused;
+	bool fused = g->fused, leased = g->leased;
+	u16 tag = g->tag;
 
 	*cmd = g->cmd;
 	*res = g->err ?: g->bytes;
 	group_free(g);
 	if (!fused) {
-		members_end(q, slot);
+		ublk_slot_release(q, slot);
+		if (leased)
+			ublk_lease_leave(q, tag);
 		return true;
 	}
 	if (*res >= 0) {
@@ -220,8 +240,7 @@ void ublk_group_put(struct ublk_group *g, int err)
 		cmpxchg(&g->err, 0, err);
 	if (!atomic_dec_and_test(&g->left) || !group_end(g, &cmd, &res))
 		return;
-	ublk_cmd_pdu(cmd, struct zc_pdu)->res = res;
-	io_uring_cmd_complete_in_task(cmd, command_end_in_task_tw);
+	ublk_zc_command_end(cmd, res);
 }
 
 /* ---- the beginning ----------------------------------------------------------------------- */
@@ -237,7 +256,7 @@ static int prepare_members(struct ublk_group *g, u64 addr)
 {
 	const struct ubd_member __user *from = u64_to_user_ptr(addr);
 	u64 bytes = 0;
-	u8 i;
+	u8 i, leased = 0;
 
 	for (i = 0; i < g->nr; i++) {
 		struct ublk_member *m = &g->members[i];
@@ -252,6 +271,14 @@ static int prepare_members(struct ublk_group *g, u64 addr)
 			return ret;
 		}
 		bytes += m->len;
+		leased += !!(m->flags & UBD_MEMBER_F_LEASED);
+		g->sockets |= ublk_member_is_socket(m);
+	}
+	g->leased = leased;
+	/* All or none, and no command that lasts longer than the lease. */
+	if (leased && (leased != g->nr || g->fused)) {
+		drop_members(g, g->nr);
+		return -EINVAL;
 	}
 	g->bytes = min_t(u64, bytes, S32_MAX);
 	return 0;
@@ -260,20 +287,20 @@ static int prepare_members(struct ublk_group *g, u64 addr)
 /* Returns true when the driver keeps the command. */
 static bool run_group(struct ublk_group *g, unsigned int issue_flags, int *ret)
 {
-	struct zc_pdu *pdu = ublk_cmd_pdu(g->cmd, struct zc_pdu);
+	struct ublk_zc_pdu *pdu = ublk_cmd_pdu(g->cmd, struct ublk_zc_pdu);
 	struct io_uring_cmd *cmd;
 	u8 i, nr = g->nr;
 
-	pdu->base.q = g->q;
-	pdu->base.tag = g->tag;
-	if (g->fused) {
-		/* While its submitter is here to do it. */
+	pdu->q = g->q;
+	pdu->tag = g->tag;
+	/* Who is told that the server goes away need not wait for a peer. */
+	if (g->fused || g->sockets)
 		ublk_cmd_mark_cancelable(g->cmd, issue_flags);
+	if (g->fused) {
 		WRITE_ONCE(g->slot->state, UBLK_SLOT_FUSED);
 	} else {
 		refcount_inc(&g->slot->ref);
 	}
-	g->err = 0;
 	atomic_set(&g->left, nr + 1);
 	for (i = 0; i < nr; i++)
 		ublk_member_start(&g->members[i]);
@@ -291,6 +318,9 @@ static bool run_members(struct ublk_queue *q, u16 tag, const struct zc_args *a,
 	*ret = -EINVAL;
 	if (!a->count)
 		return false;
+	/* Only a commit can tell where the data went. */
+	if (cmd->cmd_op == UBD_U_IO_FUSED && req_op(q->slots[tag].req) == REQ_OP_ZONE_APPEND)
+		return false;
 	g = group_alloc(q, tag, a->count);
 	*ret = -ENOMEM;
 	if (!g)
@@ -300,8 +330,14 @@ static bool run_members(struct ublk_queue *q, u16 tag, const struct zc_args *a,
 	g->slot = &q->slots[tag];
 	g->tag = tag;
 	g->nr = a->count;
-	g->fused = a->nr == _IOC_NR(UBD_U_IO_FUSED);
+	g->fused = cmd->cmd_op == UBD_U_IO_FUSED;
+	g->sockets = false;
+	g->err = 0;
 	*ret = prepare_members(g, a->addr);
+	if (!*ret && g->leased && !ublk_lease_join(q, tag)) {
+		drop_members(g, g->nr);
+		*ret = -ECANCELED;
+	}
 	if (*ret) {
 		group_free(g);
 		return false;
@@ -320,18 +356,34 @@ static bool names_buffers(struct io_uring_cmd *cmd)
 	return (cmd->flags & flags) || (cmd_to_io_kiocb(cmd)->flags & REQ_F_BUFFER_SELECT);
 }
 
-static int check_command(const struct ublk_queue *q, u16 tag, const struct zc_args *a)
+static int check_command(const struct ublk_queue *q, u16 tag, u32 op, u32 generation)
 {
 	const struct ublk_slot *slot = &q->slots[tag];
 
 	/* Its files are looked up in the current task. */
 	if (READ_ONCE(slot->task) != current)
 		return -EINVAL;
-	if (slot->generation != a->generation)
+	if (slot->generation != generation)
 		return -ESTALE;
-	if (slot->state == UBLK_SLOT_FUSED)
-		return -EBUSY;
-	return slot->state == UBLK_SLOT_SERVED ? 0 : -ESTALE;
+	/* A lease is returned after the commit as well. */
+	if (op == UBD_U_IO_RETURN || slot->state == UBLK_SLOT_SERVED)
+		return 0;
+	return slot->state == UBLK_SLOT_FUSED ? -EBUSY : -ESTALE;
+}
+
+static u64 feature_of(u32 op)
+{
+	switch (op) {
+	case UBD_U_IO_MEMBERS:
+		return UBD_F_MEMBERS;
+	case UBD_U_IO_FUSED:
+		return UBD_F_FUSED;
+	case UBD_U_IO_LEASE:
+	case UBD_U_IO_RETURN:
+		return UBD_F_LEASE;
+	default:
+		return 0;
+	}
 }
 
 /**
@@ -350,29 +402,28 @@ bool ublk_zc_command(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 	const struct ubd_io_cmd *sqe = ublk_cmd_payload(cmd);
 	u32 generation_nr = READ_ONCE(sqe->generation_nr);
 	struct zc_args a = {
-		.nr = _IOC_NR(cmd->cmd_op),
-		.generation = generation_nr >> 8,
 		.count = (u8)generation_nr,
 		.addr = READ_ONCE(sqe->addr),
 	};
-	u64 needs;
 
-	if (cmd->cmd_op == UBD_U_IO_MEMBERS) {
-		needs = UBD_F_MEMBERS;
-	} else if (cmd->cmd_op == UBD_U_IO_FUSED) {
-		needs = UBD_F_FUSED;
-	} else {
-		*ret = -EOPNOTSUPP;
-		return false;
-	}
 	*ret = -EOPNOTSUPP;
-	if (!(q->features & needs))
+	if (!(q->features & feature_of(cmd->cmd_op)))
 		return false;
 	*ret = -EINVAL;
 	if (names_buffers(cmd))
 		return false;
-	*ret = check_command(q, tag, &a);
+	*ret = check_command(q, tag, cmd->cmd_op, generation_nr >> 8);
 	if (*ret)
 		return false;
-	return run_members(q, tag, &a, cmd, issue_flags, ret);
+	if (cmd->cmd_op == UBD_U_IO_MEMBERS || cmd->cmd_op == UBD_U_IO_FUSED)
+		return run_members(q, tag, &a, cmd, issue_flags, ret);
+	*ret = -EINVAL;
+	if (a.count)
+		return false;
+	if (cmd->cmd_op == UBD_U_IO_LEASE)
+		*ret = ublk_lease_begin(q, tag, a.addr, cmd, issue_flags);
+	else
+		*ret = a.addr ? -EINVAL : ublk_lease_return(q, tag, cmd, issue_flags);
+	/* The leader stays until its lease ends. */
+	return cmd->cmd_op == UBD_U_IO_LEASE && !*ret;
 }

@@ -12,11 +12,13 @@ static u8 flags_of(u8 op)
 {
 	switch (op) {
 	case UBD_MEMBER_READ:
-		return UBD_MEMBER_F_ZERO_EOF;
+		return UBD_MEMBER_F_LEASED | UBD_MEMBER_F_ZERO_EOF;
 	case UBD_MEMBER_WRITE:
-		return UBD_MEMBER_F_FUA;
+		return UBD_MEMBER_F_LEASED | UBD_MEMBER_F_FUA;
+	case UBD_MEMBER_SEND:
+		return UBD_MEMBER_F_LEASED | UBD_MEMBER_F_MORE;
 	default:
-		return 0;
+		return UBD_MEMBER_F_LEASED;
 	}
 }
 
@@ -36,7 +38,8 @@ static bool has_file_pos(u8 op)
 static int check_shape(const struct ublk_member *m, const struct ubd_member *um,
 		       const struct request *rq)
 {
-	if (um->reserved || um->reserved2 || (m->flags & ~flags_of(m->op)))
+	if (m->op > UBD_MEMBER_FSYNC || um->reserved || um->reserved2 ||
+	    (m->flags & ~flags_of(m->op)))
 		return -EINVAL;
 	if (m->pos && !has_file_pos(m->op))
 		return -EINVAL;
@@ -70,15 +73,6 @@ int ublk_member_prepare(struct ublk_member *m, const struct ubd_member *um,
 	m->done = 0;
 	m->bvecs = NULL;
 	m->file = NULL;
-	switch (m->op) {
-	case UBD_MEMBER_READ:
-	case UBD_MEMBER_WRITE:
-	case UBD_MEMBER_FSYNC:
-	case UBD_MEMBER_ZERO:
-		break;
-	default:
-		return -EINVAL;
-	}
 	ret = check_shape(m, um, rq);
 	if (ret)
 		return ret;
@@ -87,7 +81,10 @@ int ublk_member_prepare(struct ublk_member *m, const struct ubd_member *um,
 	m->file = fget(um->fd);
 	if (!m->file)
 		return -EBADF;
-	ret = ublk_file_check(m, m->group->q->ub);
+	if (ublk_member_is_socket(m))
+		ret = ublk_socket_check(m);
+	else
+		ret = ublk_file_check(m, m->group->q->ub);
 	if (ret)
 		ublk_member_drop(m);
 	return ret;
@@ -125,6 +122,8 @@ void ublk_member_start(struct ublk_member *m)
 	}
 	if (m->op == UBD_MEMBER_ZERO)
 		ublk_member_end(m, 0); /* with nothing done: all of it is zeroed */
+	else if (ublk_member_is_socket(m))
+		ublk_socket_start(m);
 	else
 		ublk_file_start(m);
 }

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The lease of a request's buffer: a leader, and the groups of members that it waits for.
+ *
+ * The lease keeps the request by a reference on its slot, and counts its users: the groups that
+ * are to come or under way; an open lease itself, until it is returned; and, where the kernel
+ * can do it, the buffer in the ring's table, until io_uring has let go of it. The last one ends
+ * the leader.
+ */
+#include <linux/bio.h>
+#include <linux/uaccess.h>
+#include "../driver.h"
+
+static struct ublk_lease *lease_of(struct ublk_queue *q, u16 tag)
+{
+	return &q->zc->tags[tag].lease;
+}
+
+/* @n users have gone. In any context. */
+static void users_gone(struct ublk_queue *q, u16 tag, u32 n)
+{
+	struct ublk_lease *lease = lease_of(q, tag);
+	struct io_uring_cmd *cmd = NULL;
+	unsigned long flags;
+
+	spin_lock_irqsave(&q->zc->lock, flags);
+	lease->users -= n;
+	if (!lease->users)
+		swap(cmd, lease->cmd);
+	spin_unlock_irqrestore(&q->zc->lock, flags);
+	if (!cmd)
+		return;
+	ublk_slot_release(q, &q->slots[tag]);
+	ublk_zc_command_end(cmd, 0);
+}
+
+/* Nobody new, and no waiting for those who have not come. Returns how many users go by that. */
+static u32 lease_shut(struct ublk_lease *lease)
+{
+	u32 gone = lease->expected + lease->open;
+
+	lease->expected = 0;
+	lease->open = false;
+	return gone;
+}
+
+/* ---- the buffer in the ring's table ------------------------------------------------------ */
+
+#ifdef UBLK_HAVE_BUFFER_BVEC
+static void buffer_released(void *priv)
+{
+	struct request *rq = priv;
+
+	users_gone(rq->mq_hctx->driver_data, rq->tag, 1);
+}
+
+/* Ordinary requests may leave holes, and nobody tells: no old data is there to be seen. */
+static int make_safe(struct ublk_slot *slot, struct request *rq)
+{
+	u32 bytes = blk_rq_bytes(rq);
+
+	if (req_op(rq) != REQ_OP_READ)
+		return 0;
+	return ublk_fill_begin(slot, rq, bytes, bytes, NULL);
+}
+
+static int buffer_register(struct ublk_slot *slot, struct io_uring_cmd *cmd, u16 index,
+			   unsigned int issue_flags)
+{
+	int ret = make_safe(slot, slot->req);
+
+	return ret ?: io_buffer_register_bvec(cmd, slot->req, buffer_released, index, issue_flags);
+}
+
+/* It is in the table of the leader's ring, if nobody else took it out. */
+static void buffer_unregister(struct io_uring_cmd *cmd, u16 index, unsigned int issue_flags)
+{
+	io_buffer_unregister_bvec(cmd, index, issue_flags);
+}
+#else
+static int buffer_register(struct ublk_slot *slot, struct io_uring_cmd *cmd, u16 index,
+			   unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static void buffer_unregister(struct io_uring_cmd *cmd, u16 index, unsigned int issue_flags)
+{
+}
+#endif
+
+/* ---- commands ---------------------------------------------------------------------------- */
+
+static int lease_check(const struct ubd_lease *want)
+{
+	bool open = want->flags & UBD_LEASE_OPEN, index = want->flags & UBD_LEASE_INDEX;
+
+	if (want->flags & ~(UBD_LEASE_OPEN | UBD_LEASE_INDEX))
+		return -EINVAL;
+	if (want->reserved[0] || want->reserved[1] || want->reserved[2])
+		return -EINVAL;
+	if (open == !!want->nr_members || (index && !open) || (!index && want->buf_index))
+		return -EINVAL;
+	return 0;
+}
+
+/**
+ * ublk_lease_begin() - UBD_U_IO_LEASE
+ * @q: the queue
+ * @tag: the tag, whose request the server holds
+ * @addr: of struct ubd_lease
+ * @cmd: the leader
+ * @issue_flags: io_uring's
+ *
+ * Return: 0 when the leader is the lease's, or -errno.
+ */
+int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
+		     unsigned int issue_flags)
+{
+	struct ublk_zc_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_zc_pdu);
+	struct ublk_lease *lease = lease_of(q, tag);
+	struct ublk_slot *slot = &q->slots[tag];
+	struct ubd_lease want;
+	int ret;
+
+	if (copy_from_user(&want, u64_to_user_ptr(addr), sizeof(want)))
+		return -EFAULT;
+	ret = lease_check(&want);
+	if (ret)
+		return ret;
+	/* Only this task begins one. */
+	if (READ_ONCE(lease->cmd))
+		return -EBUSY;
+	if (!bio_has_data(slot->req->bio))
+		return -EINVAL;
+	pdu->q = q;
+	pdu->tag = tag;
+	ublk_cmd_mark_cancelable(cmd, issue_flags);
+	refcount_inc(&slot->ref);
+	spin_lock_irq(&q->zc->lock);
+	lease->open = want.flags & UBD_LEASE_OPEN;
+	lease->buffer = want.flags & UBD_LEASE_INDEX;
+	lease->index = want.buf_index;
+	lease->expected = want.nr_members;
+	lease->users = want.nr_members + lease->open + lease->buffer;
+	lease->cmd = cmd;
+	spin_unlock_irq(&q->zc->lock);
+	if (lease->buffer) {
+		ret = buffer_register(slot, cmd, want.buf_index, issue_flags);
+		if (ret) {
+			spin_lock_irq(&q->zc->lock);
+			lease->cmd = NULL;
+			lease->open = false;
+			spin_unlock_irq(&q->zc->lock);
+			ublk_slot_release(q, slot);
+			return ret;
+		}
+	}
+	/* Who was sent away meanwhile brings no members. */
+	if (READ_ONCE(q->closing))
+		ublk_lease_kick(q);
+	return 0;
+}
+
+/**
+ * ublk_lease_return() - UBD_U_IO_RETURN
+ * @q: the queue
+ * @tag: the tag
+ * @cmd: the command
+ * @issue_flags: io_uring's
+ *
+ * Return: 0 or -errno; -EINVAL when there is no open lease.
+ */
+int ublk_lease_return(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+		      unsigned int issue_flags)
+{
+	struct ublk_lease *lease = lease_of(q, tag);
+	int ret = -EINVAL;
+	bool buffer = false;
+	u16 index = 0;
+	u32 gone = 0;
+
+	spin_lock_irq(&q->zc->lock);
+	if (lease->cmd && lease->open &&
+	    (!lease->buffer || ublk_cmd_ring(cmd) == ublk_cmd_ring(lease->cmd))) {
+		buffer = lease->buffer;
+		index = lease->index;
+		gone = lease_shut(lease);
+		ret = 0;
+	}
+	spin_unlock_irq(&q->zc->lock);
+	if (buffer)
+		buffer_unregister(cmd, index, issue_flags);
+	if (!ret)
+		users_gone(q, tag, gone);
+	return ret;
+}
+
+/**
+ * ublk_lease_join() - a group wants to be the lease's
+ * @q: the queue
+ * @tag: the tag
+ *
+ * Return: true, and ublk_lease_leave() is owed; false when there is no lease that expects it.
+ */
+bool ublk_lease_join(struct ublk_queue *q, u16 tag)
+{
+	struct ublk_lease *lease = lease_of(q, tag);
+	bool joined;
+
+	spin_lock_irq(&q->zc->lock);
+	joined = lease->cmd && (lease->open || lease->expected);
+	if (joined && lease->open)
+		lease->users++;
+	else if (joined)
+		lease->expected--;
+	spin_unlock_irq(&q->zc->lock);
+	return joined;
+}
+
+/**
+ * ublk_lease_leave() - a group of the lease has ended
+ * @q: the queue
+ * @tag: the tag
+ */
+void ublk_lease_leave(struct ublk_queue *q, u16 tag)
+{
+	users_gone(q, tag, 1);
+}
+
+/**
+ * ublk_lease_kick() - end the leases of a server that brings nothing any more
+ * @q: the queue, closing
+ *
+ * Groups under way still end them; a buffer in a ring's table goes with the ring.
+ */
+void ublk_lease_kick(struct ublk_queue *q)
+{
+	unsigned long flags;
+	u16 tag;
+
+	for (tag = 0; tag < q->depth; tag++) {
+		struct ublk_lease *lease = lease_of(q, tag);
+		u32 gone = 0;
+
+		spin_lock_irqsave(&q->zc->lock, flags);
+		if (lease->cmd)
+			gone = lease_shut(lease);
+		spin_unlock_irqrestore(&q->zc->lock, flags);
+		if (gone)
+			users_gone(q, tag, gone);
+	}
+}
