@@ -7,6 +7,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "../include/uapi/ubd.h"
 #include "../include/uapi/ublk.h"
 #include "control.h"
 #include "json.h"
@@ -26,16 +27,6 @@ struct driver {
 	uint64_t features;
 	bool asked; /* the driver answered the question for them */
 };
-
-static void read_version(struct driver *d)
-{
-	FILE *f = fopen("/sys/module/ublk_drv/version", "re");
-
-	if (f && fgets(d->version, sizeof(d->version), f))
-		d->version[strcspn(d->version, "\n")] = '\0';
-	if (f)
-		fclose(f);
-}
 
 /*
  * Drivers before 6.15 report SUPPORT_ZERO_COPY and do not have it: only a device shows what is
@@ -79,6 +70,10 @@ static bool usable(const struct driver *d, enum ubd_zero_copy way)
 		return d->features & UBLK_F_USER_COPY;
 	case UBD_ZC_REG_BUF:
 		return d->features & UBLK_F_SUPPORT_ZERO_COPY && d->features & UBLK_F_USER_COPY;
+	case UBD_ZC_MEMBER:
+		return d->features & UBD_F_MEMBERS && d->features & UBLK_F_USER_COPY;
+	case UBD_ZC_FUSED:
+		return d->features & UBD_F_FUSED && usable(d, UBD_ZC_MEMBER);
 	case UBD_ZC_AUTO_BUF:
 		return d->features & UBLK_F_AUTO_BUF_REG && d->features & UBLK_F_USER_COPY;
 	default:
@@ -140,6 +135,7 @@ static void print_json(const struct driver *d)
 static int ask(struct driver *d)
 {
 	struct ubd_ctrl *ctrl = control_open("features");
+	uint64_t extensions = 0;
 	int ret;
 
 	if (!ctrl)
@@ -149,10 +145,12 @@ static int ask(struct driver *d)
 	d->asked = d->features != 0;
 	if (!ret)
 		ret = probe_zero_copy(ctrl, &d->features);
+	if (!ret)
+		ret = ubd_ctrl_extensions(ctrl, &extensions, d->version, sizeof(d->version));
+	d->features |= extensions;
 	say_waited();
 	ubd_ctrl_close(ctrl);
 	uname(&d->kernel);
-	read_version(d);
 	if (ret == -EPERM || ret == -EACCES)
 		return say_failed("features: no permission to ask the driver: run as root");
 	return ret ? say_failed("features: the driver does not answer: %s", strerror(-ret)) : 0;

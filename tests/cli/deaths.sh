@@ -124,7 +124,7 @@ matches "a long wait is announced" "$(cat err)" "waiting for the server \(proces
 kill -9 $pid
 within 10 sh -c "! pgrep -x ubd"
 nothing_left "a killed adder leaves nothing behind"
-"$ubd" add "$slow" --open-ms 2000 >out 2>err &
+"$ubd" add "$slow" --open-ms 20000 >out 2>err &
 pid=$!
 ready_for_signals $pid
 kill -9 "$(pgrep -P $pid)"

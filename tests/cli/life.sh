@@ -94,7 +94,9 @@ for way in $("$ubd" features --json | json '" ".join(d["zero_copy"])'); do
 		"$("$ubd" add -n 20 null --zero-copy="$way" && dd if=/dev/ublkb20 of=/dev/null bs=64k count=2 2>/dev/null && "$ubd" del 20)" \
 		/dev/ublkb20
 done
-for way in $("$ubd" features --json | json '" ".join(set(["get-data","user-copy","reg-buf","auto-buf"])-set(d["zero_copy"]))'); do
+usable=" $("$ubd" features --json | json '" ".join(d["zero_copy"])') "
+for way in $("$ubd" help --plain add | sed -n 's/^--zero-copy=\(.\)/\1/p'); do
+	[[ $usable == *" $way "* ]] && continue
 	refused "the way $way is refused, as features says" 1 "$way" "$ubd" add null --zero-copy="$way"
 done
 
