@@ -159,6 +159,14 @@ static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct b
 	return ret ? ret : sync_files(img, q);
 }
 
+static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
+{
+	for (size_t i = 0; i < from->count; i++)
+		qc_ranges_add(to, from->items[i].first, from->items[i].count);
+	free(from->items);
+	*from = (struct qc_ranges){0};
+}
+
 /* Lock held. */
 static void finish_batch(struct qc_image *img, struct batch *b, const unsigned *ends, int ret,
 			 int steps)
@@ -177,20 +185,10 @@ static void finish_batch(struct qc_image *img, struct batch *b, const unsigned *
 	}
 	if (!ret) {
 		img->commits_done = img->commits_begun;
-		for (size_t i = 0; i < img->committing.count; i++) {
-			struct qc_range *r = &img->committing.items[i];
-
-			qc_ranges_add(&img->limbo, r->first, r->count, r->in_data_file);
-		}
+		move_ranges(&img->limbo, &img->committing);
 	} else {
-		for (size_t i = 0; i < img->committing.count; i++) {
-			struct qc_range *r = &img->committing.items[i];
-
-			qc_ranges_add(&img->freed, r->first, r->count, r->in_data_file);
-		}
+		move_ranges(&img->freed, &img->committing);
 	}
-	free(img->committing.items);
-	img->committing = (struct qc_ranges){0};
 	qc_journal_end(img, !ret);
 	free(b->pages);
 	free(b->copies);
@@ -229,11 +227,6 @@ static int release_range(struct qc_image *img, struct ubd_queue *q, const struct
 {
 	uint64_t at = r->first, end = r->first + r->count, run = at;
 
-	if (r->in_data_file) {
-		qc_file_punch(&img->data_file, q, r->first << img->cluster_bits,
-			      r->count << img->cluster_bits);
-		return 0;
-	}
 	while (at < end) {
 		struct qc_tx tx = {0};
 		bool last;

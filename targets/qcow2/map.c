@@ -63,9 +63,10 @@ void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 		last = (pos + len - 1) >> img->cluster_bits;
 		img->packed_seen++;
 		for (; first <= last; first++)
-			qc_ranges_add(&img->freed, first, 1, false);
-	} else if (e->has_host) {
-		qc_ranges_add(&img->freed, pos >> img->cluster_bits, 1, img->external);
+			qc_ranges_add(&img->freed, first, 1);
+	} else if (e->has_host && !img->external) {
+		/* A data file's clusters have their places whatever is mapped. */
+		qc_ranges_add(&img->freed, pos >> img->cluster_bits, 1);
 	}
 }
 
@@ -170,7 +171,7 @@ static int new_table(struct qc_image *img, struct qc_tx *tx, uint8_t *l1, uint64
 	put64(l1, first << img->cluster_bits | ENTRY_COPIED);
 	qc_meta_dirty(img, l1_pos, STEP_MAP);
 	if (from)
-		qc_ranges_add(&img->freed, from >> img->cluster_bits, 1, false);
+		qc_ranges_add(&img->freed, from >> img->cluster_bits, 1);
 	return 0;
 }
 

@@ -82,7 +82,6 @@ struct qc_tx {
 
 struct qc_range {
 	uint64_t first, count; /* clusters */
-	bool in_data_file;
 };
 
 struct qc_ranges {
@@ -312,7 +311,7 @@ int qc_table_grow(struct qc_image *img, struct ubd_queue *q, uint64_t old_offset
 /* Refcounts in memory: entry i of a block's bytes. */
 uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i);
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
-int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count, bool in_data_file);
+int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count);
 /* Whether [pos, pos + len) meets the header or a top-level table. */
 bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len);
 

@@ -8,11 +8,11 @@
 /* ---- Ranges -------------------------------------------------------------------------------- */
 
 /* Out of memory only leaks the clusters: a check finds them. */
-int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count, bool in_data_file)
+int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
 {
 	struct qc_range *last = r->count ? &r->items[r->count - 1] : NULL;
 
-	if (last && last->first + last->count == first && last->in_data_file == in_data_file) {
+	if (last && last->first + last->count == first) {
 		last->count += count;
 		return 0;
 	}
@@ -25,7 +25,7 @@ int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count, bool in_d
 		r->items = more;
 		r->room = room;
 	}
-	r->items[r->count++] = (struct qc_range){first, count, in_data_file};
+	r->items[r->count++] = (struct qc_range){first, count};
 	return 0;
 }
 
@@ -296,7 +296,7 @@ void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count)
 
 	for (uint64_t i = 0; i < count; i++)
 		if (qc_ref_set(img, &tx, first + i, 0) == -EAGAIN)
-			qc_ranges_add(&img->freed, first + i, 1, false);
+			qc_ranges_add(&img->freed, first + i, 1);
 	img->hint = MIN(img->hint, first);
 }
 
@@ -371,7 +371,7 @@ static void adopt_growth(struct qc_image *img, const struct growth *g)
 {
 	pthread_mutex_lock(&img->lock);
 	qc_cache_forget(img, img->rt_offset, (uint64_t)img->rt_clusters << img->cluster_bits);
-	qc_ranges_add(&img->freed, img->rt_offset >> img->cluster_bits, img->rt_clusters, false);
+	qc_ranges_add(&img->freed, img->rt_offset >> img->cluster_bits, img->rt_clusters);
 	img->rt_offset = (g->first + g->blocks) << img->cluster_bits;
 	img->rt_clusters = (uint32_t)g->clusters;
 	qc_header_fill(img, img->header);

@@ -178,11 +178,11 @@ int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t
 		whole_end = (end + mask) & ~mask;
 	if (img->data_raw)
 		return zero_raw(img, q, offset, len, &z);
-	if (whole >= whole_end)
+	if (end <= whole)
 		return discard ? 0 : zero_part(img, q, offset, len);
 	if (offset < whole && !discard)
 		ret = zero_part(img, q, offset, whole - offset);
-	if (!ret)
+	if (!ret && whole < whole_end)
 		ret = zero_whole(img, q, whole >> img->cluster_bits,
 				 (whole_end - whole) >> img->cluster_bits, &z);
 	if (!ret && whole_end < end && !discard)

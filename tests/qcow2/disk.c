@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/* What the test programs share. */
+#include "disk.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../targets/targets.h"
+
+void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	/* Others are at work still: no time for exit handlers. */
+	_exit(1);
+}
+
+uint64_t random_next(uint64_t *state)
+{
+	uint64_t x = *state += 0x9e3779b97f4a7c15ull;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return x ^ x >> 31;
+}
+
+void fill_pattern(uint8_t *buf, size_t len, uint64_t seed)
+{
+	for (size_t i = 0; i + 8 <= len; i += 8) {
+		uint64_t x = random_next(&seed);
+
+		memcpy(buf + i, &x, 8);
+	}
+}
+
+static void ignore_notice(void *arg, const char *line)
+{
+	(void)arg;
+	(void)line;
+}
+
+struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t size)
+{
+	struct ubd_device_config config = {
+		.queues = o->queues ? o->queues : 1,
+		.depth = 64,
+		.read_only = o->read_only,
+		.notice = o->quiet ? ignore_notice : NULL,
+	};
+	const char *const options[][2] = {
+		{"file", o->image},	    {"journal", o->journal},   {"cache", o->cache},
+		{"snapshot", o->snapshot},  {"direct", o->direct},     {"data-file", o->data_file},
+		{"repair", o->repair ? "yes" : NULL},
+	};
+	struct ubd_device *dev = ubd_device_new(&target_qcow2, &config);
+	int ret = dev ? 0 : -1;
+
+	for (size_t i = 0; i < sizeof(options) / sizeof(*options) && !ret; i++)
+		if (options[i][1])
+			ret = ubd_device_set_option(dev, options[i][0], options[i][1]);
+	if (!ret)
+		ret = ubd_local_start(dev);
+	if (!ret)
+		return dev;
+	snprintf(error, size, "%s", dev ? ubd_device_error(dev) : "out of memory");
+	if (!o->quiet)
+		fprintf(stderr, "%s\n", error);
+	if (dev)
+		ubd_device_free(dev);
+	return NULL;
+}
+
+int disk_close(struct ubd_device *dev)
+{
+	int ret;
+
+	ubd_device_stop(dev);
+	ret = ubd_device_wait(dev);
+	ubd_device_free(dev);
+	return ret;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* A qcow2 image opened in this process, and a raw copy in memory of what must be on it. */
+#ifndef DISK_H
+#define DISK_H
+
+#include <ubd/local.h>
+
+#include "../../targets/qcow2/tool.h"
+
+struct disk {
+	struct ubd_device *dev;
+	unsigned queues;
+	uint64_t size;	/* bytes, also of the model */
+	uint8_t *model; /* room for max_size */
+};
+
+struct disk_options {
+	const char *image, *journal, *cache, *snapshot, *direct, *data_file;
+	unsigned queues;
+	bool read_only, repair, quiet;
+};
+
+/* NULL after saying why on stderr, unless quiet. */
+struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t size);
+/* 0, or the queues' first error. */
+int disk_close(struct ubd_device *dev);
+
+uint64_t random_next(uint64_t *state);
+void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
+/* Print a sentence on stderr and end the program with status 1. */
+void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+#endif
