@@ -2,7 +2,8 @@
 /*
  * The library's inside: devices, queues, tags and what flows between them.
  *
- *   device.c   life cycle          queue.c     ring, thread and event loop
+ *   device.c   the object          queue.c     ring, thread and event loop
+ *   life.c     starting, ending    member.c    transfers done by the driver
  *   params.c   limits and flags    request.c   a request from fetch to commit
  *   option.c   target options      transfer.c  moving a request's data
  *   ctrl.c     control commands    await.c     the target's own I/O
@@ -187,6 +188,10 @@ struct ubd_device {
 	int queue_error;
 	char error[ERROR_SIZE];
 };
+
+/* life.c */
+/* Undo whatever has been done. keep: leave the kernel's device to recovery. */
+void life_end(struct ubd_device *dev, bool keep);
 
 /* ways.c */
 /* Resolve AUTO and check a forced way against what the driver offers. -EOPNOTSUPP, with sentence.
