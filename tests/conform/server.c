@@ -8,6 +8,7 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -164,8 +165,16 @@ static long run_server(struct job *job)
 	unsigned queues = s->dev->info.nr_hw_queues;
 	struct server_thread *threads = calloc(queues, sizeof(*threads));
 	pthread_t *ids = calloc(queues, sizeof(*ids));
-	int fd = dev_open_char(s->dev);
+	int fd;
 
+	if (s->dev->uid) {
+		gid_t gid = s->dev->uid;
+
+		if (setgroups(1, &gid) || setresgid(gid, gid, gid) ||
+		    setresuid(s->dev->uid, s->dev->uid, s->dev->uid))
+			return -errno;
+	}
+	fd = dev_open_char(s->dev);
 	if (fd < 0) {
 		atomic_store(&s->error, fd);
 		return fd;

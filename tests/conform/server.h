@@ -55,6 +55,7 @@ struct server {
 	atomic_uint nr_log;
 	atomic_int error;
 	atomic_uint custom[8]; /* the case's */
+	void *priv;	       /* the case's, from shared_alloc() */
 	struct server_log log[SERVER_LOG];
 };
 
