@@ -131,7 +131,8 @@ unsigned ubd_device_depth(const struct ubd_device *dev)
 
 uint64_t ubd_device_size(const struct ubd_device *dev)
 {
-	return dev->limits.size;
+	/* A target may be resizing it. */
+	return __atomic_load_n(&dev->limits.size, __ATOMIC_RELAXED);
 }
 
 enum ubd_zero_copy ubd_device_zero_copy(const struct ubd_device *dev)

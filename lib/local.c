@@ -101,13 +101,14 @@ int ubd_local_io(struct ubd_device *dev, unsigned index, enum ubd_op op, unsigne
 		.buf = buf,
 	};
 	bool data = op == UBD_READ || op == UBD_WRITE;
+	uint64_t size = ubd_device_size(dev);
 	struct ubd_queue *q;
 
 	if (!dev->local || !dev->started || index >= dev->nr_queues)
 		return -EINVAL;
 	if (data && (!buf || length > dev->info.max_io_buf_bytes))
 		return -EINVAL;
-	if (offset > dev->limits.size || length > dev->limits.size - offset)
+	if (offset > size || length > size - offset)
 		return -EINVAL;
 	q = &dev->queues[index];
 	sem_init(&r.done, 0, 0);
