@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* ubd: finds the verb and runs it. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "say.h"
 #include "verbs.h"
@@ -25,10 +27,23 @@ static int run_verb(const char *name, int argc, char **argv)
 			   say_guess_hint(&guess, "ubd "));
 }
 
+/* A pipe or device opened in the place of a closed standard stream would get what is printed. */
+static void fill_standard_streams(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	int code;
 
+	fill_standard_streams();
 	if (argc < 2) {
 		verb_help.run(0, NULL);
 		return EXIT_MISUSED;

@@ -5,52 +5,34 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
-# The command under test.
-ubd=${UBD_COMMAND:-$top/build/cli/ubd}
-tests=0
-failures=0
+# A place of its own: what is left in it was left by the command.
+TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/ubd-cli.XXXXXX") || exit 99
+export TMPDIR
+# shellcheck source=tests/lib/tap.sh
+. "$top/tests/lib/tap.sh"
+trap 'cd / && rm -rf "$TMPDIR"' EXIT
 
 bail() {
 	echo "Bail out! $*"
 	exit 1
 }
 
+# The command under test.
+ubd=${UBD_COMMAND:-$(command -v ubd || echo "$top/build/cli/ubd")}
 [ -x "$ubd" ] || bail "$ubd is missing: build it, or name it in UBD_COMMAND"
 
 pass() {
-	tests=$((tests + 1))
-	echo "ok $tests - $1"
+	tap_count=$((tap_count + 1))
+	echo "ok $tap_count - $1"
 }
 
 # flunk NAME [WHY]...
 flunk() {
-	tests=$((tests + 1))
-	failures=$((failures + 1))
-	echo "not ok $tests - $1"
+	tap_count=$((tap_count + 1))
+	tap_failures=$((tap_failures + 1))
+	echo "not ok $tap_count - $1"
 	shift
 	[ $# -eq 0 ] || printf '%s\n' "$@" | sed 's/^/# /'
-}
-
-skip() {
-	tests=$((tests + 1))
-	echo "ok $tests - $1 # SKIP $2"
-}
-
-finish() {
-	echo "1..$tests"
-	[ "$failures" -eq 0 ]
-	exit
-}
-
-# check NAME COMMAND...: passes when the command succeeds.
-check() {
-	local name=$1 out
-	shift
-	if out=$("$@" 2>&1); then
-		pass "$name"
-	else
-		flunk "$name" "failed: $*" "$out"
-	fi
 }
 
 # same NAME GOT WANTED
@@ -116,7 +98,7 @@ left_behind() {
 	pgrep -x ubd
 	ls "$UBD_RUN_DIR"
 	find /dev -name 'ublk[bc]*'
-	find "$TMPDIR" -mindepth 1 -maxdepth 1 ! -path "$work"
+	find "$TMPDIR" -mindepth 1 -maxdepth 1 ! -path "$work" ! -path "$tap_dir"
 }
 
 nothing_left() {
@@ -125,35 +107,30 @@ nothing_left() {
 	same "$1" "$(left_behind)" ""
 }
 
-# guest SCRIPT [ARGUMENT]...: go on in a guest, unless this is one already.
+# guest SCRIPT: go on in a guest, unless this is one already.
 guest() {
 	[ -n "${UBD_VM-}" ] && return
-	build_plugin || bail "cannot build the test target"
-	UBD_COMMAND=$ubd UBD_TEST_PLUGIN=$plugin \
-		"$top/vm/run" --kernel "${UBD_TEST_KERNEL:-6.12}" --timeout 400 -- bash "$@"
-	local status=$?
-	rm -f "$plugin"
-	exit $status
+	UBD_COMMAND=$ubd "$top/vm/run" --kernel "${UBD_TEST_KERNEL:-6.12}" --timeout 600 -- bash "$@"
+	exit
 }
 
 # The target slow, see slow.c.
-build_plugin() {
-	plugin=$(mktemp --suffix=.so "${TMPDIR:-/tmp}/ubd-test-slow.XXXXXX")
-	"${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -Wno-missing-field-initializers -Werror -fPIC -shared -I"$top/include" \
-		-o "$plugin" "$here/slow.c"
+build_slow() {
+	slow=$TMPDIR/work/slow.so
+	"${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -Wno-missing-field-initializers -Werror -fPIC \
+		-shared -I"$top/include" -o "$slow" "$here/slow.c" || bail "cannot build the target slow"
 }
 
-# begin: a place to work in, and a state directory of its own.
+# begin: work in a directory that is removed, with a state directory of its own.
 begin() {
-	work=$(mktemp -d)
-	trap 'rm -rf "$work"' EXIT
+	work=$TMPDIR/work
 	export UBD_RUN_DIR=$work/run
-	cd "$work" || exit 1
+	mkdir "$work" && cd "$work" || exit 99
 }
 
-# In a guest: its own memory, and the driver there.
+# begin_guest: there must be a driver.
 begin_guest() {
-	export TMPDIR=/mnt/tmp
 	begin
 	[ -e /dev/ublk-control ] || modprobe ublk_drv || bail "no ublk driver in this guest"
+	build_slow
 }

@@ -5,7 +5,6 @@
 . "$(dirname "$0")/common.sh"
 guest "$0"
 begin_guest
-slow=$UBD_TEST_PLUGIN
 
 # ---- Dead servers ------------------------------------------------------------
 

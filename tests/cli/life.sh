@@ -27,7 +27,7 @@ same "add --max-io" \
 	"$("$ubd" add -n 12 --max-io 128K null && cat /sys/block/ublkb12/queue/max_hw_sectors_kb)" \
 	"/dev/ublkb12"$'\n'128
 same "a plugin by path, with its notice on the adder's stderr" \
-	"$("$ubd" add -n 13 "$UBD_TEST_PLUGIN" 2>&1)" "ubd: the slow target is open"$'\n'/dev/ublkb13
+	"$("$ubd" add -n 13 "$slow" 2>&1)" "ubd: the slow target is open"$'\n'/dev/ublkb13
 same "null reads zeroes" "$(dd if=/dev/ublkb0 bs=64k count=4 2>/dev/null | tr -d '\0' | wc -c)" 0
 head -c 1M /dev/urandom >data
 dd if=data of=/dev/ublkb8 bs=64k oflag=direct conv=fsync 2>/dev/null
@@ -42,6 +42,8 @@ same "the server works in /" "$(readlink "/proc/$pid/cwd")" /
 same "the server leads a session of its own" "$(ps -o sid= -p "$pid" | tr -d ' ')" "$pid"
 check "add returns when its output is read to the end" timeout 20 sh -c \
 	"x=\$($ubd add null -n 14 | cat) && test \$x = /dev/ublkb14"
+"$ubd" add null -n 16 <&- >&- 2>&-
+same "add works with all standard streams closed" "$? $(blockdev --getsize64 /dev/ublkb16; "$ubd" del 16)" "0 $((250 << 30))"
 exec 9>lock && flock 9
 "$ubd" add null -n 15 >/dev/null
 exec 9>&-

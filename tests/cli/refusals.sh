@@ -29,7 +29,7 @@ refused "a size of 0" 2 "size: 0 is too small" "$ubd" add mem --size 0
 refused_twice "a size that is no multiple" "multiple" null --size 1000
 refused_twice "a block that is too large for the size" "multiple" null --size 512 --block-size 4096
 refused_twice "too much memory" "memory" mem --size 1000T
-refused_twice "what the target says" "told to fail" "$UBD_TEST_PLUGIN" --fail
+refused_twice "what the target says" "told to fail" "$slow" --fail
 
 chmod 0 good.img
 refused "a file that may not be read" 1 "cannot open .*ermission denied" \
