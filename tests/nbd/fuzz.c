@@ -28,7 +28,7 @@
 #define KEPT 64
 
 static uint64_t seed, opened, lies, checked, failed;
-static volatile bool enough;
+static bool enough; /* atomic */
 
 static uint64_t mix(uint64_t x)
 {
@@ -269,7 +269,7 @@ static void *client(void *arg)
 	uint64_t random = mix(seed ^ (uint64_t)(uintptr_t)arg);
 	uint8_t *room = aligned_alloc(4096, MOST + 8192), *want = malloc(MOST);
 
-	while (!enough) {
+	while (!__atomic_load_n(&enough, __ATOMIC_RELAXED)) {
 		uint32_t kind = rnd(&random, 10), blocks = rnd(&random, 3) ? 1 : MOST / 4096;
 		uint32_t length = 4096 * (1 + rnd(&random, blocks));
 		uint64_t offset = 4096ull * rnd(&random, (SIZE - length) / 4096 + 1);
@@ -321,7 +321,7 @@ int main(int argc, char **argv)
 	for (uintptr_t i = 0; i < CLIENTS; i++)
 		pthread_create(&ids[i], NULL, client, (void *)i);
 	sleep((unsigned)seconds);
-	enough = true;
+	__atomic_store_n(&enough, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < CLIENTS; i++)
 		pthread_join(ids[i], NULL);
 	ubd_device_stop(dev);
