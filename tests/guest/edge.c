@@ -128,8 +128,8 @@ int main(int argc, char **argv)
 			do_read(place(n), n);
 		}
 	for (int i = 0; i < 150; i++) {
-		uint32_t n = (1 + next() % (next() % 8 ? 64 : MAX / (unsigned)block)) *
-			     (unsigned)block;
+		uint32_t n =
+			(1 + next() % (next() % 8 ? 64 : MAX / (unsigned)block)) * (unsigned)block;
 
 		if (next() % 2)
 			do_write(place(n), n);

@@ -24,25 +24,23 @@ static struct ubd_device *make(const char *target, const char *size,
 /* Writes a pattern through the disk and reads it back, past the page cache. */
 static int write_read(const char *path, unsigned char value)
 {
-	int fd = open(path, O_RDWR | O_DIRECT), ret = -errno;
-	unsigned char *mem;
+	_Alignas(4096) unsigned char mem[65536];
+	int fd = open(path, O_RDWR | O_DIRECT), ret = 0;
 
-	if (fd < 0 || posix_memalign((void **)&mem, 4096, 65536))
-		return ret;
-	ret = 0;
-	for (off_t at = 0; at < 1 << 20 && !ret; at += 65536) {
-		memset(mem, value, 65536);
-		if (pwrite(fd, mem, 65536, at) != 65536)
+	if (fd < 0)
+		return -errno;
+	for (off_t at = 0; at < 1 << 20 && !ret; at += sizeof(mem)) {
+		memset(mem, value, sizeof(mem));
+		if (pwrite(fd, mem, sizeof(mem), at) != sizeof(mem))
 			ret = -errno;
-		memset(mem, 0, 65536);
-		if (!ret && pread(fd, mem, 65536, at) != 65536)
+		memset(mem, 0, sizeof(mem));
+		if (!ret && pread(fd, mem, sizeof(mem), at) != sizeof(mem))
 			ret = -errno;
-		for (int i = 0; i < 65536 && !ret; i++)
+		for (size_t i = 0; i < sizeof(mem) && !ret; i++)
 			ret = mem[i] == value ? 0 : -EILSEQ;
 	}
 	if (fsync(fd) && !ret)
 		ret = -errno;
-	free(mem);
 	close(fd);
 	return ret;
 }

@@ -30,8 +30,8 @@ static void *work(void *arg)
 	memset(mem, 0x42, SIZE);
 	while (!atomic_load(&first_error)) {
 		off_t at = (off_t)(rand_r(&seed) % 256) * SIZE;
-		ssize_t ret = rand_r(&seed) % 2 ? pwrite(fd, mem, SIZE, at)
-						: pread(fd, mem, SIZE, at);
+		ssize_t ret =
+			rand_r(&seed) % 2 ? pwrite(fd, mem, SIZE, at) : pread(fd, mem, SIZE, at);
 		int none = 0;
 
 		if (ret != SIZE)

@@ -66,9 +66,11 @@ struct run {
 static void run(struct run *r)
 {
 	const char *why;
-	struct ubd_device_config config = {
-		.depth = 4, .max_io = 65536, .zero_copy = r->way, .fault = r->plan,
-		.deadline_ms = 10000};
+	struct ubd_device_config config = {.depth = 4,
+					   .max_io = 65536,
+					   .zero_copy = r->way,
+					   .fault = r->plan,
+					   .deadline_ms = 10000};
 	struct ubd_device *dev = ubd_device_new(ubd_target_find(r->target, &why), &config);
 
 	CHECK(!ubd_device_set_option(dev, r->option, r->value), "%s", ubd_device_error(dev));
@@ -115,8 +117,8 @@ static void sweep(const char *kind, struct run r, unsigned most)
 		refused += !r.started;
 		broken += r.started && r.ret;
 		REQUIRE(settled("/dev", "ublk", nodes) == nodes, "%s: a device is left", plan);
-		REQUIRE(settled("/proc/self/fd", "", fds) == fds, "%s: %u open files, were %u", plan,
-			entries("/proc/self/fd", ""), fds);
+		REQUIRE(settled("/proc/self/fd", "", fds) == fds, "%s: %u open files, were %u",
+			plan, entries("/proc/self/fd", ""), fds);
 		REQUIRE(settled("/proc/self/task", "", threads) == threads, "%s: a thread is left",
 			plan);
 	}
@@ -144,8 +146,8 @@ static void test_commit(void)
 static void test_sqe(void)
 {
 	sweep("sqe",
-	      (struct run){.target = "mem", .option = "size", .value = "16M",
-			   .way = UBD_ZC_USER_COPY},
+	      (struct run){
+		      .target = "mem", .option = "size", .value = "16M", .way = UBD_ZC_USER_COPY},
 	      40);
 }
 
@@ -173,8 +175,8 @@ static void test_reg_buf(void)
 		return;
 	}
 	sweep("sqe",
-	      (struct run){.target = "mem", .option = "size", .value = "16M",
-			   .way = UBD_ZC_REG_BUF},
+	      (struct run){
+		      .target = "mem", .option = "size", .value = "16M", .way = UBD_ZC_REG_BUF},
 	      40);
 }
 

@@ -51,22 +51,22 @@ __attribute__((format(printf, 1, 2), unused)) static void tap_skip(const char *f
 }
 
 /* Note a failure and go on. A message follows the condition. */
-#define CHECK(cond, ...)                                                             \
-	do {                                                                         \
-		if (!(cond)) {                                                       \
-			__atomic_store_n(&tap_failed, true, __ATOMIC_RELAXED);       \
-			tap_note("%s:%d: not so: %s", __FILE__, __LINE__, #cond);    \
-			tap_note("  " __VA_ARGS__);                                  \
-		}                                                                    \
+#define CHECK(cond, ...)                                                          \
+	do {                                                                      \
+		if (!(cond)) {                                                    \
+			__atomic_store_n(&tap_failed, true, __ATOMIC_RELAXED);    \
+			tap_note("%s:%d: not so: %s", __FILE__, __LINE__, #cond); \
+			tap_note("  " __VA_ARGS__);                               \
+		}                                                                 \
 	} while (0)
 
 /* The same, and leave the (void) function. */
-#define REQUIRE(cond, ...)                       \
-	do {                                     \
-		if (!(cond)) {                   \
+#define REQUIRE(cond, ...)                        \
+	do {                                      \
+		if (!(cond)) {                    \
 			CHECK(cond, __VA_ARGS__); \
-			return;                  \
-		}                                \
+			return;                   \
+		}                                 \
 	} while (0)
 
 static void tap_hangs(int signal_number)
@@ -103,9 +103,9 @@ static int tap_run(const struct tap_case *cases, unsigned n)
 	return failures != 0;
 }
 
-#define TAP_MAIN(cases)                                                     \
-	int main(void)                                                      \
-	{                                                                   \
+#define TAP_MAIN(cases)                                                    \
+	int main(void)                                                     \
+	{                                                                  \
 		return tap_run(cases, sizeof(cases) / sizeof((cases)[0])); \
 	}
 

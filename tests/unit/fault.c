@@ -23,9 +23,9 @@ static void test_good(void)
 static void test_bad(void)
 {
 	static const char *const bad[] = {
-		"x",	    "sqe",	"sqe:",	      "sqe:1",	  "sqe:0:EIO", "sqe:a:EIO",
-		"sqe:1:",   "sqe:1:EWHAT", "sqe:1:-5",  "sqe:1:0",  "sqe:1:5000",	"disk:1:EIO",
-		"sqe:1+EIO", ":1:EIO",	"sqe:1:EIO:", "sqe:1:EIO,x",
+		"x",	     "sqe",	    "sqe:",	  "sqe:1",	 "sqe:0:EIO",  "sqe:a:EIO",
+		"sqe:1:",    "sqe:1:EWHAT", "sqe:1:-5",	  "sqe:1:0",	 "sqe:1:5000", "disk:1:EIO",
+		"sqe:1+EIO", ":1:EIO",	    "sqe:1:EIO:", "sqe:1:EIO,x",
 	};
 	struct fault f;
 

@@ -74,8 +74,8 @@ static void read_some(struct part *p, uint64_t at, uint32_t len, unsigned char *
 	memset(mem, 0xa5, len);
 	ret = ubd_local_io(p->dev, p->seed % 2, UBD_READ, 0, p->base + at, mem, len);
 	CHECK(ret == (int)len, "read of %u at %llu: %d", len, (unsigned long long)at, ret);
-	CHECK(!memcmp(mem, p->model + at, len), "other data at %llu + %u",
-	      (unsigned long long)at, len);
+	CHECK(!memcmp(mem, p->model + at, len), "other data at %llu + %u", (unsigned long long)at,
+	      len);
 }
 
 static void zero_some(struct part *p, uint64_t at, uint32_t len)
@@ -85,7 +85,8 @@ static void zero_some(struct part *p, uint64_t at, uint32_t len)
 	int ret = ubd_local_io(p->dev, p->seed % 2, op, flags, p->base + at, NULL, len);
 
 	CHECK(ret == 0, "op %d of %u at %llu: %d", op, len, (unsigned long long)at, ret);
-	/* Both read as zeroes on what these targets stand on, in whole blocks of the file system. */
+	/* Both read as zeroes on what these targets stand on, in whole blocks of the file system.
+	 */
 	if (p->keeps)
 		memset(p->model + at, 0, len);
 }
@@ -259,8 +260,8 @@ static void test_loop_discard(void)
 	stat(image, &before);
 	CHECK(ubd_local_io(dev, 0, UBD_DISCARD, 0, 1 << 20, NULL, 4 << 20) == 0, "discard");
 	stat(image, &after);
-	CHECK(before.st_blocks - after.st_blocks >= (4 << 20) / 512 - 64, "%ld blocks before, %ld after",
-	      (long)before.st_blocks, (long)after.st_blocks);
+	CHECK(before.st_blocks - after.st_blocks >= (4 << 20) / 512 - 64,
+	      "%ld blocks before, %ld after", (long)before.st_blocks, (long)after.st_blocks);
 	CHECK(ubd_local_io(dev, 0, UBD_READ, 0, 1 << 20, mem, 4096) == 4096 && !mem[0], "zeroes");
 	end(dev);
 	free(mem);
@@ -298,8 +299,7 @@ static void *hammer(void *arg)
 	do {
 		/* Each queue its half: two at the same place at once would be a race of ours. */
 		h->last = ubd_local_io(h->dev, h->queue, UBD_WRITE, 0,
-				       h->queue * SIZE / 2 + h->done % 100 * 8192, mem,
-				       8192);
+				       h->queue * SIZE / 2 + h->done % 100 * 8192, mem, 8192);
 		h->done++;
 	} while (h->last == 8192);
 	return NULL;
