@@ -1,0 +1,104 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# The target nbd under a real disk: data, file systems and a server that dies, on every way of moving
+# data that the driver has.
+. "$(dirname "$0")/../guest/lib.sh"
+
+server=
+start_server() { # nbdkit|qemu
+	rm -f "$scratch/s"
+	case $1 in
+	nbdkit) nbdkit -f -U "$scratch/s" file "$scratch/image" >/dev/null 2>&1 & ;;
+	qemu) qemu-nbd -f raw -t -e 4 -k "$scratch/s" "$scratch/image" >/dev/null 2>&1 & ;;
+	esac
+	server=$!
+	trap 'kill -9 $server 2>/dev/null || :' EXIT
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		[ ! -S "$scratch/s" ] || return 0
+		sleep 0.2
+	done
+	return 1
+}
+
+stop_server() {
+	kill -9 $server
+	wait $server 2>/dev/null || :
+}
+
+verify() { # QUEUES SECONDS
+	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randrw \
+		--bsrange=4k-256k --iodepth=16 --size=8m --numjobs="$1" --offset_increment=8m --verify=crc32c \
+		--verify_fatal=1 --verify_state_save=0 --group_reporting ${2:+--time_based --runtime="$2"} ||
+		{ cat "$scratch/fio"; return 1; }
+}
+
+data() { # SERVER QUEUES WAY
+	rm -f "$scratch/image"
+	truncate -s 32M "$scratch/image"
+	start_server "$1"
+	add --queues "$2" --zero-copy="$3" nbd --unix "$scratch/s"
+	verify "$2"
+	# What fio wrote and read is in the server's file too.
+	sync "$dev"
+	cmp "$dev" "$scratch/image"
+	ubd del "$id"
+}
+
+filesystem() { # WAY MKFS FSCK
+	rm -f "$scratch/image"
+	truncate -s 320M "$scratch/image"
+	start_server nbdkit
+	add --zero-copy="$1" nbd --unix "$scratch/s"
+	$2 "$dev"
+	mkdir -p "$scratch/mnt"
+	mount "$dev" "$scratch/mnt"
+	cp -r "$top/lib" "$top/targets" "$scratch/mnt"
+	dd if=/dev/urandom of="$scratch/mnt/big" bs=1M count=24 status=none
+	sum=$(sha256sum <"$scratch/mnt/big")
+	umount "$scratch/mnt"
+	mount "$dev" "$scratch/mnt"
+	diff -r "$top/lib" "$scratch/mnt/lib"
+	[ "$sum" = "$(sha256sum <"$scratch/mnt/big")" ]
+	rm "$scratch/mnt/big"
+	fstrim "$scratch/mnt"
+	umount "$scratch/mnt"
+	$3 "$dev"
+	ubd del "$id"
+}
+
+dies() { # WAY
+	rm -f "$scratch/image"
+	truncate -s 32M "$scratch/image"
+	start_server nbdkit
+	add --queues 2 --zero-copy="$1" nbd --unix "$scratch/s"
+	verify 2 5 &
+	load=$!
+	for _ in 1 2 3; do
+		sleep 1
+		stop_server
+		sleep 0.3
+		start_server nbdkit
+	done
+	wait $load
+	ubd del "$id"
+}
+
+cannot_connect() {
+	! ubd add nbd --unix "$scratch/nowhere" 2>"$scratch/err" || return 1
+	cat "$scratch/err"
+	[ "$(wc -l <"$scratch/err")" -eq 1 ]
+	grep -q 'cannot connect to .*nowhere' "$scratch/err"
+}
+
+for way in $ways; do
+	check "nbdkit, $way, 1 queue" data nbdkit 1 "$way"
+	check "qemu-nbd, $way, 2 queues" data qemu 2 "$way"
+	check "killed and restarted under load, $way" dies "$way"
+done
+for way in $ways; do
+	case $way in off | auto-buf | fused | member) check "ext4, $way" filesystem "$way" "mkfs.ext4 -q" "fsck.ext4 -f -n" ;; esac
+done
+check "xfs" filesystem auto "mkfs.xfs -q" "xfs_repair -n"
+check "a server that is not there" cannot_connect
+check "nothing is left" nothing_left
+finish
