@@ -250,8 +250,12 @@ static void send_piece(struct piece *p)
 	struct io_uring_sqe *sqe = queue_sqe(q);
 	const struct ubd_transfer *x = p->t;
 	struct tag *t = p->batch->tag;
-	char *mem = x->mapped ? x->mapped : (char *)t->buf + x->at;
+	uintptr_t mem = (uintptr_t)t->buf + x->at;
 
+	if (x->mapped)
+		mem = (uintptr_t)x->mapped;
+	else if (x->where == UBD_ZEROES)
+		mem = (uintptr_t)q->zeros;
 	switch (p->step) {
 	case STEP_ONLY:
 	case STEP_OUT:
@@ -260,8 +264,8 @@ static void send_piece(struct piece *p)
 		break;
 	case STEP_PULL:
 	case STEP_PUSH:
-		prep_user_copy(sqe, t, p->step == STEP_PUSH, (uintptr_t)mem + p->done,
-			       x->at + p->done, x->len - p->done);
+		prep_user_copy(sqe, t, p->step == STEP_PUSH, mem + p->done, x->at + p->done,
+			       x->len - p->done);
 		break;
 	}
 	queue_sqe_sink(q, sqe, &p->sink);
@@ -336,8 +340,8 @@ static void start_piece(struct piece *p)
 		need_registered(t);
 		send_piece(p);
 	} else {
-		/* User copy, straight to and from mapped memory or by way of the buffer. */
-		if (x->mapped)
+		/* User copy, straight to and from memory or by way of the buffer. */
+		if (x->mapped || x->where == UBD_ZEROES)
 			p->step = read ? STEP_PUSH : STEP_PULL;
 		else
 			p->step = read ? STEP_IN : STEP_PULL;
