@@ -16,7 +16,7 @@ extract() {
 }
 
 build() {
-	cc -shared -fPIC -Wall -Wextra -Werror -o "$scratch/hello.so" "$scratch/hello.c" -I"$top/include"
+	cc -shared -fPIC -Wall -Werror -o "$scratch/hello.so" "$scratch/hello.c" -I"$top/include"
 }
 
 use() {

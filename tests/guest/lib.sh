@@ -12,6 +12,13 @@ fi
 programs=${UBD_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/ubd/build}/gcc/tests/guest
 scratch=$tap_dir
 
+# What a failed case leaves must not fail the next.
+tap_clean_up() {
+	umount "$scratch/mnt" 2>/dev/null
+	timeout 60 ubd del --all --force 2>&1 | sed 's/^/# clean-up: /'
+	rm -f "$scratch/image"
+}
+
 # Start a device: $dev is its path, $id its number.
 add() {
 	dev=$(ubd add "$@") || return 1

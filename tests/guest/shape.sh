@@ -68,28 +68,28 @@ direct() { # on|off
 
 # The file's blocks go and come back as zeroes; over more than one request's limit.
 discard() { # WAY
-	truncate -s 64M "$scratch/image"
+	truncate -s 32M "$scratch/image"
 	add --zero-copy="$1" loop "$scratch/image"
-	dd if=/dev/urandom of="$dev" bs=1M oflag=direct status=none
+	dd if=/dev/urandom of="$dev" bs=1M count=32 oflag=direct status=none
 	sync "$scratch/image"
-	[ "$(du -k "$scratch/image" | cut -f1)" -ge 65536 ]
-	blkdiscard -o 1M -l 32M "$dev"
-	[ "$(du -k "$scratch/image" | cut -f1)" -le $((33 * 1024)) ]
-	cmp -n 33554432 -i 1048576:0 "$dev" /dev/zero
+	[ "$(du -k "$scratch/image" | cut -f1)" -ge 32768 ]
+	blkdiscard -o 1M -l 16M "$dev"
+	[ "$(du -k "$scratch/image" | cut -f1)" -le $((17 * 1024)) ]
+	cmp -n 16777216 -i 1048576:0 "$dev" /dev/zero
 	blkdiscard -z "$dev"
-	cmp -n 67108864 "$dev" /dev/zero
+	cmp -n 33554432 "$dev" /dev/zero
 	ubd del "$id"
 	rm "$scratch/image"
 }
 
 discard_mem() {
-	add mem 64M
-	dd if=/dev/urandom of="$dev" bs=1M oflag=direct status=none
+	add mem 32M
+	dd if=/dev/urandom of="$dev" bs=1M count=32 oflag=direct status=none
 	before=$(awk '/^Shmem:/ {print $2}' /proc/meminfo)
 	blkdiscard "$dev"
 	after=$(awk '/^Shmem:/ {print $2}' /proc/meminfo)
-	[ $((before - after)) -ge 60000 ]
-	cmp -n 67108864 "$dev" /dev/zero
+	[ $((before - after)) -ge 30000 ]
+	cmp -n 33554432 "$dev" /dev/zero
 	ubd del "$id"
 }
 

@@ -113,6 +113,7 @@ static void sweep(const char *kind, struct run r, unsigned most)
 
 		snprintf(plan, sizeof(plan), "%s:%u%s:EIO", kind, (n + 1) / 2, n % 2 ? "" : "+");
 		r.plan = plan;
+		tap_note("%s", plan); /* who looks at a hang wants to know */
 		run(&r);
 		refused += !r.started;
 		broken += r.started && r.ret;

@@ -35,7 +35,13 @@ check() {
 	echo "not ok $tap_count - $tap_name"
 	echo "# exit status $tap_status, output:"
 	tail -n 40 "$tap_dir/out" | sed 's/^/#   /'
+	tap_clean_up
 	return 1
+}
+
+# After a failed case; a script may have its own.
+tap_clean_up() {
+	:
 }
 
 skip() {
