@@ -38,7 +38,9 @@ same "a state file without a device is cleared away" "$("$ubd" del 1 2>&1)" \
 "$ubd" add mem --size 8M -n 1 >/dev/null
 cp saved/1.json "$UBD_RUN_DIR/"
 same "a state file of another server is not believed" "$("$ubd" list -n -o target)" "ubd"
-check "nor does it hinder del" "$ubd" del 1
+matches "del --all leaves another's device alone and says so" "$? $("$ubd" del --all 2>&1)" \
+	"^0 ubd: del: left alone /dev/ublkb1, served by ubd \(process [0-9]+\)"
+check "named, it is deleted" "$ubd" del 1
 rm -f "$UBD_RUN_DIR"/*
 echo '{ "id": 1, broken' >"$UBD_RUN_DIR/1.json"
 refused "a broken state file is none" 1 "no device 1" "$ubd" del 1
