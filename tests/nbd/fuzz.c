@@ -27,7 +27,8 @@
 #define CLIENTS 24
 #define KEPT 64
 
-static uint64_t seed, opened, lies, checked, failed;
+static uint64_t seed;
+static _Atomic uint64_t opened, lies, checked, failed;
 static bool enough; /* atomic */
 
 static uint64_t mix(uint64_t x)
@@ -151,7 +152,7 @@ static bool lie(struct server *s, size_t len)
 	uint64_t *x = &s->random;
 	uint32_t n;
 
-	__atomic_fetch_add(&lies, 1, __ATOMIC_RELAXED);
+	lies++;
 	switch (rnd(x, 9)) {
 	case 0: /* cut, and closed */
 		put(s, s->buf, rnd(x, (uint32_t)len));
@@ -218,7 +219,7 @@ static void *serve(void *arg)
 int link_open(struct link *l, const struct link_address *a, const bool *stop, unsigned ms,
 	      char why[LINK_WHY])
 {
-	uint64_t n = __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
+	uint64_t n = ++opened;
 	struct server *s = calloc(1, sizeof(*s));
 	pthread_t id;
 	int fds[2];
@@ -288,7 +289,10 @@ static void *client(void *arg)
 				die("bytes outside the request were written", offset);
 		if (op == UBD_READ && ret >= 0 && (ret != (int)length || memcmp(buf, want, length)))
 			die("wrong data was read", offset);
-		__atomic_fetch_add(ret < 0 ? &failed : &checked, 1, __ATOMIC_RELAXED);
+		if (ret < 0)
+			failed++;
+		else
+			checked++;
 	}
 	free(room);
 	free(want);
