@@ -134,8 +134,14 @@ void plain_forget(struct conn *c, struct conn_out *o)
 /* Everything in the buffer, and the payload that follows it. */
 static int flush_out(struct conn *c, struct conn_out *o)
 {
-	ssize_t ret = ubd_send(c->q, c->link.fd, o->buf, o->used, o->tail ? MSG_MORE : 0);
+	int more = o->tail ? MSG_MORE : 0, fd = c->link.fd;
+	/* There is nearly always room for all of it: then this is cheaper than by the ring, whose
+	 * completion would wake us up for nothing. Errors come again below. */
+	ssize_t ret = send(fd, o->buf, o->used, MSG_DONTWAIT | MSG_NOSIGNAL | more);
+	uint32_t sent = ret > 0 ? (uint32_t)ret : 0;
 
+	if (sent < o->used)
+		ret = ubd_send(c->q, fd, o->buf + sent, o->used - sent, more);
 	if (ret >= 0 && o->tail)
 		ret = stream(c, o->tail, 0);
 	plain_forget(c, o);

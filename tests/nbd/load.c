@@ -203,6 +203,7 @@ static int run(void)
 {
 	struct worker *workers = calloc(threads, sizeof(*workers));
 	uint64_t blocks = ubd_device_size(dev) / BLOCK / threads, ops = 0, errors = 0, wrong = 0;
+	struct ubd_stats stats;
 	struct timespec end;
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -234,6 +235,10 @@ static int run(void)
 	printf("# %llu operations, %llu errors, %llu wrong blocks, %ld ms\n",
 	       (unsigned long long)ops, (unsigned long long)errors, (unsigned long long)wrong,
 	       (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);
+	ubd_device_stats(dev, &stats);
+	printf("# per operation: %.2f SQEs, %.2f CQEs, %.2f enters\n",
+	       (double)stats.sqes / (double)ops, (double)stats.cqes / (double)ops,
+	       (double)stats.enters / (double)ops);
 	return wrong || (errors && !allow_errors);
 }
 
