@@ -9,10 +9,9 @@ struct null {
 
 static int null_open(struct ubd_device *dev, void *self)
 {
-	struct ubd_limits *l = ubd_device_limits(dev);
-
-	l->size = ((struct null *)self)->size;
-	l->max_discard = l->max_write_zeroes = UBD_NO_LIMIT;
+	*ubd_device_limits(dev) = (struct ubd_limits){.size = ((struct null *)self)->size,
+						      .max_discard = UBD_NO_LIMIT,
+						      .max_write_zeroes = UBD_NO_LIMIT};
 	return 0;
 }
 
@@ -28,12 +27,9 @@ static const struct ubd_option null_options[] = {
 	{0},
 };
 
+/* clang-format off */
 const struct ubd_target target_null = {
-	.api = UBD_TARGET_API,
-	.name = "null",
-	.summary = "reads zeroes, drops writes",
-	.options = null_options,
-	.size = sizeof(struct null),
-	.open = null_open,
-	.handle = null_handle,
+	.api = UBD_TARGET_API, .name = "null", .summary = "reads zeroes, drops writes",
+	.options = null_options, .size = sizeof(struct null),
+	.open = null_open, .handle = null_handle,
 };
