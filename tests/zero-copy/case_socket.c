@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Members on sockets: streams carry the request's data, however slow the peer is.
+ */
+#include "client.h"
+#include "harness.h"
+#include "zc.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define AT (1ULL << 20)
+#define LEN (128U << 10)
+
+static uint8_t buf[LEN];
+
+static void sends(bool tcp)
+{
+	struct ubd_member m[2];
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2];
+
+	stream_pair(tcp, fds);
+	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 2);
+	for (unsigned i = 1; i <= 4; i++) {
+		io = io_begin_seeded(h.dev, IO_WRITE, AT, LEN, i);
+		tag = ioq_next(&h.q, NULL);
+		m[0] = zc_send(fds[0], 0, LEN);
+		m[0].flags = i % 2 ? UBD_MEMBER_F_MORE : 0;
+		zc_submit(&h.q, i > 2 ? UBD_U_IO_FUSED : UBD_U_IO_MEMBERS, tag, m, 1);
+		sleep_ms(50);
+		REQUIRE(stream_get(fds[1], buf, LEN), "the data does not come");
+		CHECK(pattern_check(buf, AT, LEN, i) < 0, "other data was sent");
+		if (i <= 2) {
+			RESULT("a send", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), LEN);
+			ioq_commit(&h.q, tag, LEN);
+		}
+		CHECK(io_end(io) == LEN, "the write fails");
+	}
+	close(fds[0]);
+	close(fds[1]);
+	hand_down(&h);
+}
+
+static void receives(bool tcp)
+{
+	struct ubd_member m;
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2];
+
+	stream_pair(tcp, fds);
+	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 2);
+	for (unsigned i = 1; i <= 4; i++) {
+		long res = 0;
+
+		io = io_begin(h.dev, IO_READ, AT, LEN);
+		tag = ioq_next(&h.q, NULL);
+		m = zc_recv(fds[0], 0, LEN);
+		zc_submit(&h.q, i > 2 ? UBD_U_IO_FUSED : UBD_U_IO_MEMBERS, tag, &m, 1);
+		pattern_fill(buf, AT, LEN, i);
+		/* In three pieces, with time to wait in between. */
+		for (unsigned part = 0; part < 3; part++) {
+			unsigned from = LEN / 3 * part, to = part == 2 ? LEN : from + LEN / 3;
+
+			sleep_ms(30);
+			REQUIRE(stream_put(fds[1], buf + from, to - from), "cannot send");
+		}
+		if (i <= 2) {
+			RESULT("a receive", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), LEN);
+			ioq_commit(&h.q, tag, LEN);
+		}
+		REQUIRE(job_wait(io, 10000, &res) == 0 && res == LEN, "the read gives %s",
+			conform_errname(res));
+		CHECK(zc_data_differs(io, AT, LEN, i) < 0, "other data arrived");
+		job_put(io);
+	}
+	close(fds[0]);
+	close(fds[1]);
+	hand_down(&h);
+}
+
+CASE(send_unix)
+{
+	sends(false);
+}
+
+CASE(send_tcp)
+{
+	sends(true);
+}
+
+CASE(recv_unix)
+{
+	receives(false);
+}
+
+CASE(recv_tcp)
+{
+	receives(true);
+}
+
+/* As to mirrors: the same data to two peers at once, one of them slow. */
+static void both(bool tcp)
+{
+	int a[2], b[2];
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+
+	stream_pair(tcp, a);
+	stream_pair(tcp, b);
+	setsockopt(b[0], SOL_SOCKET, SO_SNDBUF, &(int){4096}, sizeof(int));
+	zc_up(&h, UBD_F_MEMBERS, 2);
+	io = io_begin_seeded(h.dev, IO_WRITE, AT, LEN, 5);
+	tag = ioq_next(&h.q, NULL);
+	struct ubd_member m[] = {zc_send(a[0], 0, LEN), zc_send(b[0], 0, LEN)};
+
+	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, m, 2);
+	REQUIRE(stream_get(a[1], buf, LEN), "the data does not come");
+	CHECK(pattern_check(buf, AT, LEN, 5) < 0, "other data was sent to the first");
+	sleep_ms(100);
+	REQUIRE(stream_get(b[1], buf, LEN), "the data does not come to the slow one");
+	CHECK(pattern_check(buf, AT, LEN, 5) < 0, "other data was sent to the second");
+	RESULT("two sends", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), 2 * LEN);
+	ioq_commit(&h.q, tag, LEN);
+	CHECK(io_end(io) == LEN, "the write fails");
+	hand_down(&h);
+}
+
+CASE(send_both_unix)
+{
+	both(false);
+}
+
+CASE(send_both_tcp)
+{
+	both(true);
+}
+
+static void broken(bool tcp)
+{
+	struct ubd_member m;
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2], res;
+
+	stream_pair(tcp, fds);
+	close(fds[1]);
+	zc_up(&h, UBD_F_MEMBERS, 2);
+	io = io_begin(h.dev, IO_WRITE, AT, LEN);
+	tag = ioq_next(&h.q, NULL);
+	m = zc_send(fds[0], 0, LEN);
+	res = zc_members(&h.q, tag, &m, 1);
+	/* TCP may take it all before it hears that nobody is there. */
+	if (res > 0)
+		res = zc_members(&h.q, tag, &m, 1);
+	CHECK(res == -EPIPE || res == -ECONNRESET, "a send to nobody: %s", conform_errname(res));
+	ioq_commit(&h.q, tag, -EIO);
+	CHECK(io_end(io) == -EIO, "the write does not fail");
+	hand_down(&h);
+}
+
+CASE(send_broken_unix)
+{
+	broken(false);
+}
+
+CASE(send_broken_tcp)
+{
+	broken(true);
+}
