@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -25,11 +24,10 @@ static int mem_open(struct ubd_device *dev, void *self)
 		m->map = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 			      m->fd, 0);
 	if (m->map == MAP_FAILED) {
-		int err =
-			ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %s",
-					(unsigned long long)m->size, strerror(errno));
+		ubd_device_fail(dev, 0, "cannot make %llu bytes of shared memory: %m",
+				(unsigned long long)m->size);
 		close(m->fd);
-		return err;
+		return -ENOMEM;
 	}
 	*ubd_device_limits(dev) = (struct ubd_limits){.size = m->size,
 						      .physical_block = 4096,
