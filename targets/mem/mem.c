@@ -24,10 +24,9 @@ static int mem_open(struct ubd_device *dev, void *self)
 		m->map = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 			      m->fd, 0);
 	if (m->map == MAP_FAILED) {
-		ubd_device_fail(dev, 0, "cannot make %llu bytes of shared memory: %m",
-				(unsigned long long)m->size);
-		close(m->fd);
-		return -ENOMEM;
+		close(m->fd); /* keeps errno: only a bad fd would change it */
+		return ubd_device_fail(dev, -ENOMEM, "cannot make %llu bytes of shared memory: %m",
+				       (unsigned long long)m->size);
 	}
 	*ubd_device_limits(dev) = (struct ubd_limits){.size = m->size,
 						      .physical_block = 4096,
