@@ -38,35 +38,35 @@ struct nbd_reply {
 	uint64_t cookie;
 };
 
-static inline void nbd_request_put(uint8_t p[static NBD_REQUEST_SIZE], uint16_t flags, uint16_t cmd,
-				   uint64_t cookie, uint64_t offset, uint32_t length)
+static inline void nbd_request_put(uint8_t *p, uint16_t flags, uint16_t cmd, uint64_t cookie,
+				   uint64_t offset, uint32_t length)
 {
-	uint32_t magic = htobe32(NBD_REQUEST_MAGIC);
+	const struct {
+		uint32_t magic;
+		uint16_t flags, cmd;
+		uint64_t cookie, offset;
+		uint32_t length;
+	} __attribute__((packed)) wire = {htobe32(NBD_REQUEST_MAGIC),
+					  htobe16(flags),
+					  htobe16(cmd),
+					  htobe64(cookie),
+					  htobe64(offset),
+					  htobe32(length)};
 
-	flags = htobe16(flags);
-	cmd = htobe16(cmd);
-	cookie = htobe64(cookie);
-	offset = htobe64(offset);
-	length = htobe32(length);
-	memcpy(p, &magic, 4);
-	memcpy(p + 4, &flags, 2);
-	memcpy(p + 6, &cmd, 2);
-	memcpy(p + 8, &cookie, 8);
-	memcpy(p + 16, &offset, 8);
-	memcpy(p + 24, &length, 4);
+	memcpy(p, &wire, NBD_REQUEST_SIZE);
 }
 
 /* -EPROTO: this is no simple reply. */
-static inline int nbd_reply_get(const uint8_t p[static NBD_REPLY_SIZE], struct nbd_reply *r)
+static inline int nbd_reply_get(const uint8_t *p, struct nbd_reply *r)
 {
-	uint32_t magic;
+	struct {
+		uint32_t magic, error;
+		uint64_t cookie;
+	} wire;
 
-	memcpy(&magic, p, 4);
-	memcpy(&r->error, p + 4, 4);
-	memcpy(&r->cookie, p + 8, 8);
-	r->error = be32toh(r->error);
-	r->cookie = be64toh(r->cookie);
-	return be32toh(magic) == NBD_REPLY_MAGIC ? 0 : -EPROTO;
+	memcpy(&wire, p, NBD_REPLY_SIZE);
+	*r = (struct nbd_reply){be32toh(wire.error), be64toh(wire.cookie)};
+	return be32toh(wire.magic) == NBD_REPLY_MAGIC ? 0 : -EPROTO;
 }
 
 /* NBD's errors are numbers of its own, which happen to be those of Linux on most machines. */
