@@ -60,7 +60,11 @@ struct ubd_query {
 
 /*
  * Payload of the commands below; it fits a plain SQE's command area, as ublksrv_io_cmd does. What
- * it points to is read before the submitting system call returns.
+ * it points to is read when the command is issued: before the submitting system call returns, but
+ * for IOSQE_ASYNC and IORING_SETUP_SQPOLL.
+ *
+ * They come from the task that fetched the tag; from another they get -EINVAL. Neither registered
+ * nor selected buffers: -EINVAL.
  */
 struct ubd_io_cmd {
 	__u16 q_id;
@@ -90,7 +94,8 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
  * Completes as a fetch does: UBLK_IO_RES_OK with the next request, UBLK_IO_RES_ABORT. If a member
  * fails the request is not completed: the command ends with that error (never -ENODEV, which
  * becomes -EIO), the tag stays the server's and is committed by UBLK_U_IO_COMMIT_AND_FETCH_REQ. nr
- * 0: -EINVAL.
+ * 0, and a zone append, whose place only a commit can tell: -EINVAL. While it runs other commands
+ * for the request get -EBUSY.
  */
 #define UBD_U_IO_FUSED UBD_IO_RW(0x61)
 
@@ -101,16 +106,20 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
  */
 #define UBD_U_IO_LEASE UBD_IO_RW(0x62)
 
-/* Return an open lease (UBD_LEASE_OPEN): no further users. The leader completes after the last. */
+/*
+ * Return an open lease (UBD_LEASE_OPEN): no further users. The leader completes after the last. Also
+ * after the request's commit. With UBD_LEASE_INDEX from the leader's ring. addr and nr are 0.
+ */
 #define UBD_U_IO_RETURN UBD_IO_RW(0x63)
 
 struct ubd_lease {
-	__u32 nr_members; /* commands UBD_U_IO_MEMBERS with UBD_MEMBER_LEASED that will come */
+	/* Commands UBD_U_IO_MEMBERS with UBD_MEMBER_F_LEASED that will come; 0 when open. */
+	__u32 nr_members;
 	__u32 flags;	  /* UBD_LEASE_* */
 	/*
 	 * Kernels with io_buffer_register_bvec (6.15 on): also put the buffer into the ring's table
-	 * at this index, for ordinary requests of io_uring, until the lease ends. With
-	 * UBD_LEASE_INDEX.
+	 * at this index, for ordinary requests of io_uring, until the return. With
+	 * UBD_LEASE_INDEX, which needs UBD_LEASE_OPEN. A READ's pages are zeroed first.
 	 */
 	__u16 buf_index;
 	__u16 reserved[3];
@@ -137,7 +146,7 @@ enum ubd_member_op {
 #define UBD_MEMBER_F_MORE (1u << 1)
 /* READ: the end of the file reads as zeroes instead of failing with -EIO. */
 #define UBD_MEMBER_F_ZERO_EOF (1u << 2)
-/* The member belongs to the lease under way on its request. */
+/* The member belongs to the lease under way on its request; all of a command's members or none. */
 #define UBD_MEMBER_F_LEASED (1u << 3)
 
 #define UBD_MEMBER_F_ALL \
@@ -146,8 +155,8 @@ enum ubd_member_op {
 /*
  * One member. All or nothing: short I/O is continued; the end of a file or stream within it is
  * -EIO; then, and after any error of a READ or RECV, what was not filled has been zeroed. fd is
- * looked up once, when the command is issued. The char device itself, and a disk that is this
- * device's own, are refused with -EINVAL.
+ * looked up once, when the command is issued. Refused with -EINVAL: the char device, this device's
+ * own disk and files on it, files that are opened for appending, pipes.
  */
 struct ubd_member {
 	__u8 op;    /* enum ubd_member_op */
