@@ -83,6 +83,16 @@ dies() { # WAY
 	ubd del "$id"
 }
 
+gone() {
+	rm -f "$scratch/image"
+	truncate -s 32M "$scratch/image"
+	start_server nbdkit
+	add nbd --unix "$scratch/s" --timeout 3
+	stop_server
+	! timeout 20 dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct || return 1
+	ubd del "$id"
+}
+
 cannot_connect() {
 	! ubd add nbd --unix "$scratch/nowhere" 2>"$scratch/err" || return 1
 	cat "$scratch/err"
@@ -99,6 +109,7 @@ for way in $ways; do
 	case $way in off | auto-buf | fused | member) check "ext4, $way" filesystem "$way" "mkfs.ext4 -q" "fsck.ext4 -f -n" ;; esac
 done
 check "xfs" filesystem auto "mkfs.xfs -q" "xfs_repair -n"
+check "a server that stays away: errors, and the device can be deleted" gone
 check "a server that is not there" cannot_connect
 check "nothing is left" nothing_left
 finish
