@@ -107,15 +107,15 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
 #define UBD_U_IO_LEASE UBD_IO_RW(0x62)
 
 /*
- * Return an open lease (UBD_LEASE_OPEN): no further users. The leader completes after the last. Also
- * after the request's commit. With UBD_LEASE_INDEX from the leader's ring. addr and nr are 0.
+ * Return an open lease (UBD_LEASE_OPEN): no further users. The leader completes after the last.
+ * Also after the request's commit. With UBD_LEASE_INDEX from the leader's ring. addr and nr are 0.
  */
 #define UBD_U_IO_RETURN UBD_IO_RW(0x63)
 
 struct ubd_lease {
 	/* Commands UBD_U_IO_MEMBERS with UBD_MEMBER_F_LEASED that will come; 0 when open. */
 	__u32 nr_members;
-	__u32 flags;	  /* UBD_LEASE_* */
+	__u32 flags; /* UBD_LEASE_* */
 	/*
 	 * Kernels with io_buffer_register_bvec (6.15 on): also put the buffer into the ring's table
 	 * at this index, for ordinary requests of io_uring, until the return. With
