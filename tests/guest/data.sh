@@ -6,7 +6,7 @@
 
 verify() { # QUEUES
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 \
-		--rw=randwrite --bsrange=4k-256k --iodepth=16 --size=3m --numjobs="$1" \
+		--rw=randwrite --bsrange=4k-256k --iodepth=16 --size=2m --thread --numjobs="$1" \
 		--offset_increment=8m --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
 		--group_reporting || { cat "$scratch/fio"; return 1; }
 }
@@ -21,11 +21,11 @@ round_trip() { # QUEUES WAY TARGET...
 }
 
 zeroes() { # QUEUES WAY
-	add --queues "$1" --zero-copy="$2" null --size 8M
+	add --queues "$1" --zero-copy="$2" null --size 4M
 	# Fill the server's buffers, then look whether any of it comes back.
 	fio --output="$scratch/fio" --name=fill --filename="$dev" --ioengine=io_uring --direct=1 \
-		--rw=write --bs=256k --iodepth=16 --size=8m
-	cmp -n 8388608 "$dev" /dev/zero
+		--rw=write --bs=256k --iodepth=16 --size=4m --thread
+	cmp -n 4194304 "$dev" /dev/zero
 	ubd del "$id"
 }
 

@@ -25,10 +25,11 @@ counted() { # MINIMUM COMMAND...
 	[ $((after - before)) -ge "$least" ]
 }
 
+# fio sends an fsync after each of ten writes but the last.
 flush_block() {
 	add loop $below
 	[ "$(queue write_cache)" = "write back" ]
-	counted 10 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k \
+	counted 9 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k \
 		--fsync=1 --ioengine=psync --direct=1
 	ubd del "$id"
 }
@@ -56,7 +57,7 @@ flush_file() { # WAY
 	mount $below "$scratch/mnt"
 	truncate -s 8M "$scratch/mnt/image"
 	add --zero-copy="$1" loop "$scratch/mnt/image"
-	counted 10 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k \
+	counted 9 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k \
 		--fsync=1 --ioengine=psync --direct=1
 	counted 10 dd if=/dev/zero of="$dev" bs=4k count=10 oflag=direct,dsync status=none
 	counted 1 fallocate -z -l 64K "$dev"

@@ -17,8 +17,9 @@ within() {
 	done
 }
 
+# Ended, whether or not somebody has waited for it yet.
 gone() {
-	! kill -0 "$1" 2>/dev/null
+	[ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"
 }
 
 has_line() {
@@ -44,7 +45,7 @@ one_round() { # MODE WAY TARGET...
 	queue | reissue)
 		# I/O waits: the load is still there.
 		sleep 0.2
-		kill -0 $load
+		! gone $load
 		;;
 	esac
 	timeout 30 ubd del "$id"

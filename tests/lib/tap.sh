@@ -23,10 +23,13 @@ check() {
 	tap_name=$1
 	shift
 	tap_count=$((tap_count + 1))
+	read -r tap_start _ </proc/uptime
 	# Not in a condition: that would switch -e off inside.
 	set +e
 	(set -e; "$@") >"$tap_dir/out" 2>&1 </dev/null
 	tap_status=$?
+	read -r tap_end _ </proc/uptime
+	echo "# $((${tap_end%.*} - ${tap_start%.*})) s"
 	if [ $tap_status -eq 0 ]; then
 		echo "ok $tap_count - $tap_name"
 		return 0
