@@ -45,7 +45,7 @@ one_round() { # MODE WAY TARGET...
 	queue | reissue)
 		# I/O waits: the load is still there.
 		sleep 0.2
-		! gone $load
+		fails gone $load
 		;;
 	esac
 	timeout 30 ubd del "$id"

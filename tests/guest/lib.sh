@@ -36,7 +36,7 @@ nothing_left() {
 	for node; do
 		[ ! -e "$node" ] || { echo "$node is left"; return 1; }
 	done
-	! ls /run/ubd/*.json 2>/dev/null
+	fails ls /run/ubd/*.json 2>/dev/null
 	! pgrep -x ubd
 }
 

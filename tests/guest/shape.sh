@@ -51,8 +51,8 @@ read_only() {
 	add --read-only loop "$scratch/image"
 	[ "$(cat "/sys/block/ublkb$id/ro")" -eq 1 ]
 	cmp "$dev" "$scratch/image"
-	! dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct 2>&1
-	! blkdiscard "$dev" 2>&1
+	fails dd if=/dev/zero of="$dev" bs=4k count=1 oflag=direct 2>&1
+	fails blkdiscard "$dev" 2>&1
 	ubd del "$id"
 	md5sum --quiet -c "$scratch/sum"
 	rm "$scratch/image"

@@ -23,7 +23,7 @@ shrunk() { # WAY
 	add --zero-copy="$1" --depth 2 loop "$scratch/image"
 	tr '\0' '\252' </dev/zero | dd of="$dev" bs=512K count=8 iflag=fullblock oflag=direct status=none
 	truncate -s 1M "$scratch/image"
-	! dd if="$dev" bs=64K skip=32 count=1 iflag=direct of="$scratch/out" 2>/dev/null
+	fails dd if="$dev" bs=64K skip=32 count=1 iflag=direct of="$scratch/out" 2>/dev/null
 	[ ! -s "$scratch/out" ]
 	ubd del "$id"
 	rm "$scratch/image"

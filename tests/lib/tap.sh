@@ -2,6 +2,7 @@
 # A test script in sh, reported as TAP. Source it, then:
 #
 #   check NAME COMMAND...   a case: passes when COMMAND succeeds; its output is shown when not
+#   fails COMMAND...        in a case: COMMAND must fail
 #   skip NAME REASON        a case that cannot run here
 #   say TEXT                a note in the output
 #   finish                  the plan; ends the script
@@ -40,6 +41,14 @@ check() {
 	tail -n 40 "$tap_dir/out" | sed 's/^/#   /'
 	tap_clean_up
 	return 1
+}
+
+# For cases: COMMAND must fail. (-e takes no notice of a "! COMMAND".)
+fails() {
+	if "$@"; then
+		echo "this should have failed: $*"
+		return 1
+	fi
 }
 
 # After a failed case; a script may have its own.
