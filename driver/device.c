@@ -33,7 +33,7 @@ u64 ublk_features(void)
 	       UBLK_F_USER_COPY | UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_UPDATE_SIZE |
 	       UBLK_F_QUIESCE | UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV |
 	       UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_SHMEM_ZC | UBLK_F_ZONED_HERE |
-	       UBLK_F_INTEGRITY_HERE;
+	       UBLK_F_INTEGRITY_HERE | UBLK_F_BATCH_IO_HERE;
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -160,8 +160,11 @@ static int negotiate(struct ublksrv_ctrl_dev_info *info)
 	if ((info->flags & UBLK_F_INTEGRITY) && !(info->flags & UBLK_F_USER_COPY))
 		return -EINVAL;
 	info->flags = (info->flags & (ublk_features() | ublk_zc_features())) | always;
-	if (info->flags & UBLK_F_NO_PLAIN_COPY)
+	if (info->flags & (UBLK_F_NO_PLAIN_COPY | UBLK_F_BATCH_IO))
 		info->flags &= ~UBLK_F_NEED_GET_DATA;
+	/* With batches no task owns a tag. */
+	if (info->flags & UBLK_F_BATCH_IO)
+		info->flags &= ~(UBLK_F_PER_IO_DAEMON | UBD_F_ALL);
 	/* An append's place comes back where the buffer's address would be. */
 	if ((info->flags & UBLK_F_ZONED) &&
 	    !(info->flags & (UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY)))

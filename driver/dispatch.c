@@ -264,15 +264,49 @@ UBLK_TASK_WORK(deliver_list)
 
 /**
  * ublk_deliver_later() - have requests delivered in the server's task
- * @slot: of the list's first request
- * @list: claimed requests of one task and one ring, linked by rq_next
+ * @list: claimed requests, linked by rq_next, of one task and one ring, or of one batch queue
  */
-void ublk_deliver_later(struct ublk_slot *slot, struct request *list)
+void ublk_deliver_later(struct request *list)
 {
-	struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(slot->cmd, struct ublk_cmd_pdu);
+	struct ublk_queue *q = list->mq_hctx->driver_data;
+	struct io_uring_cmd *cmd = q->slots[list->tag].cmd;
 
-	pdu->list = list;
-	io_uring_cmd_complete_in_task(slot->cmd, deliver_list_tw);
+	if (q->batch) {
+		ublk_batch_queue(q, list);
+		return;
+	}
+	ublk_cmd_pdu(cmd, struct ublk_cmd_pdu)->list = list;
+	io_uring_cmd_complete_in_task(cmd, deliver_list_tw);
+}
+
+/**
+ * ublk_deliver_batched() - hand a claimed request over, in a fetching command's task
+ * @q: the queue
+ * @tag: the request's tag
+ *
+ * Return: true; false when the request has failed and its tag must not be shown.
+ */
+bool ublk_deliver_batched(struct ublk_queue *q, u16 tag)
+{
+	struct ublk_slot *slot = &q->slots[tag];
+	struct request *rq = slot->req;
+
+	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE && !slot->shmem &&
+	    unlikely(!ublk_copy_to_server(rq, slot->addr))) {
+		ublk_slot_arm(q, slot, NULL);
+		ublk_end_request(rq, BLK_STS_IOERR);
+		return false;
+	}
+	trace_ublk_dispatch(q->ub->info.dev_id, q->q_id, tag, UBLK_IO_RES_OK);
+	/* Not when it was handed over before, in a buffer that did not reach the server. */
+	if ((q->features & UBLK_F_HELD) && !refcount_read(&slot->ref)) {
+		slot->filled = 0;
+		smp_wmb();
+		refcount_set(&slot->ref, 1);
+	}
+	/* From here on it may be committed. */
+	smp_store_release(&slot->state, UBLK_SLOT_SERVED);
+	return true;
 }
 
 /**

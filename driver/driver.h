@@ -107,6 +107,7 @@ enum ublk_gate {
  * @ub: the device
  * @desc: one descriptor per tag, mapped by the server
  * @features: copy of the device's UBLK_F_*
+ * @batch: waiting tags and who fetches them, with UBLK_F_BATCH_IO
  * @q_id: the queue's number
  * @depth: number of tags
  * @gate: enum ublk_gate, written under gate_mutex
@@ -122,6 +123,7 @@ struct ublk_queue {
 	struct ublk_device *ub;
 	struct ublksrv_io_desc *desc;
 	u64 features;
+	struct ublk_batch *batch;
 	u16 q_id;
 	u16 depth;
 	u8 gate;
@@ -310,9 +312,10 @@ extern const struct blk_mq_ops ublk_mq_ops;
 
 /* dispatch.c */
 struct ublk_slot *ublk_claim(struct ublk_queue *q, struct request *rq);
-void ublk_deliver_later(struct ublk_slot *slot, struct request *list);
+void ublk_deliver_later(struct request *list);
 void ublk_reject(struct ublk_queue *q, struct request *rq);
 void ublk_reissue(struct ublk_queue *q, struct request *rq);
+bool ublk_deliver_batched(struct ublk_queue *q, u16 tag);
 bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd);
 
 /* complete.c */
@@ -362,6 +365,9 @@ void ublk_cancel_slot(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 void ublk_send_away(struct ublk_device *ub);
 int ublk_slot_fetch(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
 		    unsigned int issue_flags);
+int ublk_slot_prepare(struct ublk_queue *q, u16 tag, u64 addr);
+void ublk_slot_ready(struct ublk_queue *q, u16 tag);
+void ublk_slot_unready(struct ublk_queue *q, u16 tag);
 bool ublk_is_ready(const struct ublk_device *ub);
 void ublk_server_set(struct ublk_device *ub, struct pid *pid);
 pid_t ublk_server_vnr(struct ublk_device *ub);
@@ -373,6 +379,40 @@ bool ublk_abandon_dead(struct ublk_device *ub);
 int ublk_recovery_start(struct ublk_device *ub);
 int ublk_recovery_end(struct ublk_device *ub, pid_t pid);
 int ublk_quiesce(struct ublk_device *ub, u64 timeout_ms);
+
+/* batch.c */
+#ifdef UBLK_HAVE_MSHOT_CMD
+#define UBLK_F_BATCH_IO_HERE UBLK_F_BATCH_IO
+int ublk_batch_init(struct ublk_queue *q);
+void ublk_batch_queue(struct ublk_queue *q, struct request *list);
+void ublk_batch_cancel(struct ublk_queue *q, struct io_uring_cmd *cmd, unsigned int issue_flags);
+void ublk_batch_abandon(struct ublk_queue *q);
+void ublk_batch_command(struct ublk_device *ub, struct io_uring_cmd *cmd, unsigned int issue_flags);
+#else
+#define UBLK_F_BATCH_IO_HERE 0
+static inline int ublk_batch_init(struct ublk_queue *q)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void ublk_batch_queue(struct ublk_queue *q, struct request *list)
+{
+}
+
+static inline void ublk_batch_cancel(struct ublk_queue *q, struct io_uring_cmd *cmd,
+				     unsigned int issue_flags)
+{
+}
+
+static inline void ublk_batch_abandon(struct ublk_queue *q)
+{
+}
+
+static inline void ublk_batch_command(struct ublk_device *ub, struct io_uring_cmd *cmd,
+				      unsigned int issue_flags)
+{
+}
+#endif
 
 /* shmem.c */
 int ublk_shmem_init(struct ublk_device *ub);

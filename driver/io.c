@@ -127,6 +127,10 @@ static void handle(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	};
 	int ret;
 
+	if (ublk_has(cmd->file->private_data, UBLK_F_BATCH_IO)) {
+		ublk_batch_command(cmd->file->private_data, cmd, issue_flags);
+		return;
+	}
 	if (_IOC_TYPE(cmd->cmd_op) != 'u' && _IOC_TYPE(cmd->cmd_op) != 0)
 		ret = -EOPNOTSUPP;
 	else if (run(cmd->file->private_data, &a, cmd, issue_flags, &ret))
@@ -139,7 +143,10 @@ UBLK_TASK_WORK(handle_in_task)
 	handle(cmd, issue_flags);
 }
 
-/* The submitter or its ring is going away. */
+/*
+ * The submitter or its ring is going away. In a command's private area, of whichever kind it is,
+ * the queue comes first.
+ */
 static void cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	const struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_cmd_pdu);
@@ -150,7 +157,10 @@ static void cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	ublk_close(ub);
 	/* What other tasks and rings hold needs other locks than we have. */
 	ublk_close_later(ub);
-	ublk_cancel_slot(q, tag, cmd, issue_flags);
+	if (q->batch)
+		ublk_batch_cancel(q, cmd, issue_flags);
+	else
+		ublk_cancel_slot(q, tag, cmd, issue_flags);
 }
 
 /**

@@ -67,6 +67,8 @@ int ublk_queues_init(struct ublk_device *ub)
 		ub->queues[i] = queue_alloc(ub, i);
 		if (!ub->queues[i])
 			return -ENOMEM;
+		if (ublk_has(ub, UBLK_F_BATCH_IO) && ublk_batch_init(ub->queues[i]))
+			return -ENOMEM;
 	}
 	return 0;
 }
@@ -85,6 +87,7 @@ void ublk_queues_exit(struct ublk_device *ub)
 		if (!q)
 			continue;
 		free_pages((unsigned long)q->desc, get_order(ublk_desc_bytes(q->depth)));
+		kvfree(q->batch);
 		kvfree(q);
 	}
 }
@@ -104,13 +107,18 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	struct ublk_slot *slot = ublk_claim(hctx->driver_data, bd->rq);
 
 	if (slot)
-		ublk_deliver_later(slot, bd->rq);
+		ublk_deliver_later(bd->rq);
 	return BLK_STS_OK;
 }
 
-/* May these two go to the server with one piece of task work? */
-static bool same_way(const struct ublk_slot *a, const struct ublk_slot *b)
+/* May these two go to the server together? */
+static bool same_way(const struct request *x, const struct request *y)
 {
+	const struct ublk_queue *p = x->mq_hctx->driver_data, *q = y->mq_hctx->driver_data;
+	const struct ublk_slot *a = &p->slots[x->tag], *b = &q->slots[y->tag];
+
+	if (p->batch)
+		return p == q;
 	return a->task == b->task && ublk_cmd_ring(a->cmd) == ublk_cmd_ring(b->cmd);
 }
 
@@ -118,27 +126,19 @@ static bool same_way(const struct ublk_slot *a, const struct ublk_slot *b)
 static void queue_rqs(ublk_rq_list_t *list)
 {
 	struct request *head = NULL, **tail = &head, *rq;
-	struct ublk_slot *lead = NULL;
 
 	while ((rq = rq_list_pop(list))) {
-		struct ublk_slot *slot = ublk_claim(rq->mq_hctx->driver_data, rq);
-
-		if (!slot)
+		if (!ublk_claim(rq->mq_hctx->driver_data, rq))
 			continue;
-		if (lead && !same_way(lead, slot)) {
-			ublk_deliver_later(lead, head);
-			lead = NULL;
-		}
-		if (!lead) {
-			lead = slot;
+		if (head && !same_way(head, rq)) {
+			ublk_deliver_later(head);
 			tail = &head;
 		}
-		rq->rq_next = NULL;
 		*tail = rq;
 		tail = &rq->rq_next;
 	}
-	if (lead)
-		ublk_deliver_later(lead, head);
+	if (head)
+		ublk_deliver_later(head);
 }
 
 /* A server has all the time it wants, unless nobody vouches for it. */

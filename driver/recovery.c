@@ -45,6 +45,8 @@ static void abandon_all(struct ublk_device *ub)
 			if (state == UBLK_SLOT_SERVED || state == UBLK_SLOT_NEED_DATA)
 				abandon(q, &q->slots[tag]);
 		}
+		if (q->batch)
+			ublk_batch_abandon(q);
 	}
 }
 
@@ -70,6 +72,9 @@ bool ublk_abandon_dead(struct ublk_device *ub)
 			u8 state = READ_ONCE(slot->state);
 
 			if (state != UBLK_SLOT_SERVED && state != UBLK_SLOT_NEED_DATA)
+				continue;
+			/* With batches any task may commit. */
+			if (!slot->task)
 				continue;
 			/* Past its last task work: pairs with the barrier of exit_notify()'s lock. */
 			if (smp_load_acquire(&slot->task->exit_state))
@@ -186,6 +191,8 @@ static bool can_be_told(const struct ublk_queue *q)
 {
 	u16 tag;
 
+	if (q->batch)
+		return true;
 	for (tag = 0; tag < q->depth; tag++)
 		if (READ_ONCE(q->slots[tag].state) != UBLK_SLOT_CLAIMED)
 			return true;

@@ -77,31 +77,75 @@ bool ublk_is_ready(const struct ublk_device *ub)
 	return READ_ONCE(ub->nr_ready) == ub->info.nr_hw_queues && !READ_ONCE(ub->closing);
 }
 
+/**
+ * ublk_slot_prepare() - may a tag be fetched now?
+ * @q: the queue, its device's gate_mutex held
+ * @tag: the tag
+ * @addr: the server's buffer
+ *
+ * Return: 0, or what to end the command with.
+ */
+int ublk_slot_prepare(struct ublk_queue *q, u16 tag, u64 addr)
+{
+	struct ublk_slot *slot = &q->slots[tag];
+
+	lockdep_assert_held(&q->ub->gate_mutex);
+	if (q->ub->closing)
+		return UBLK_IO_RES_ABORT;
+	if (ublk_is_ready(q->ub))
+		return -EBUSY;
+	if (slot->state != UBLK_SLOT_EMPTY)
+		return -EINVAL;
+	slot->addr = addr;
+	return 0;
+}
+
+/**
+ * ublk_slot_ready() - a tag has been fetched
+ * @q: the queue, its device's gate_mutex held
+ * @tag: the tag
+ */
+void ublk_slot_ready(struct ublk_queue *q, u16 tag)
+{
+	struct ublk_device *ub = q->ub;
+
+	smp_store_release(&q->slots[tag].state, UBLK_SLOT_ARMED);
+	if (!capable(CAP_SYS_ADMIN))
+		set_bit(UBLK_DEV_UNTRUSTED, &ub->flags);
+	if (++q->nr_ready == q->depth)
+		WRITE_ONCE(ub->nr_ready, ub->nr_ready + 1);
+}
+
+/**
+ * ublk_slot_unready() - take back ublk_slot_ready()
+ * @q: the queue, its device's gate_mutex still held
+ * @tag: the tag
+ */
+void ublk_slot_unready(struct ublk_queue *q, u16 tag)
+{
+	struct ublk_device *ub = q->ub;
+
+	WRITE_ONCE(q->slots[tag].state, UBLK_SLOT_EMPTY);
+	if (q->nr_ready-- == q->depth)
+		WRITE_ONCE(ub->nr_ready, ub->nr_ready - 1);
+}
+
 static int fetch_locked(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd *cmd,
 			unsigned int issue_flags)
 {
 	struct ublk_cmd_pdu *pdu = ublk_cmd_pdu(cmd, struct ublk_cmd_pdu);
 	struct ublk_slot *slot = &q->slots[tag];
-	struct ublk_device *ub = q->ub;
+	int ret = ublk_slot_prepare(q, tag, addr);
 
-	if (ub->closing)
-		return UBLK_IO_RES_ABORT;
-	if (ublk_is_ready(ub))
-		return -EBUSY;
-	if (slot->state != UBLK_SLOT_EMPTY)
-		return -EINVAL;
+	if (ret)
+		return ret;
 	pdu->q = q;
 	pdu->tag = tag;
 	/* Before anybody may end the command. */
 	ublk_cmd_mark_cancelable(cmd, issue_flags);
-	slot->addr = addr;
 	slot->cmd = cmd;
 	WRITE_ONCE(slot->task, get_task_struct(current));
-	smp_store_release(&slot->state, UBLK_SLOT_ARMED);
-	if (!capable(CAP_SYS_ADMIN))
-		set_bit(UBLK_DEV_UNTRUSTED, &ub->flags);
-	if (++q->nr_ready == q->depth)
-		WRITE_ONCE(ub->nr_ready, ub->nr_ready + 1);
+	ublk_slot_ready(q, tag);
 	return 0;
 }
 
@@ -190,9 +234,12 @@ static void cancel_all(struct ublk_device *ub)
 {
 	u16 i, tag;
 
-	for (i = 0; i < ub->info.nr_hw_queues; i++)
+	for (i = 0; i < ub->info.nr_hw_queues; i++) {
 		for (tag = 0; tag < ub->info.queue_depth; tag++)
 			ublk_cancel_slot(ub->queues[i], tag, NULL, IO_URING_F_UNLOCKED);
+		if (ub->queues[i]->batch)
+			ublk_batch_cancel(ub->queues[i], NULL, IO_URING_F_UNLOCKED);
+	}
 }
 
 /**

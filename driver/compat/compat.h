@@ -231,6 +231,16 @@ static inline int ublk_revalidate_zones(struct gendisk *disk)
 }
 #endif
 
+/* Bytes of the current vector that an iterator has left behind; renamed in 7.3. */
+static inline u32 ublk_bvec_done(const struct bvec_iter *it)
+{
+#ifdef UBLK_HAVE_BVEC_DONE
+	return it->bi_bvec_done;
+#else
+	return it->bi_offset;
+#endif
+}
+
 static inline int ublk_rq_map_kern(struct request *rq, void *buf, unsigned int len)
 {
 #ifdef UBLK_HAVE_MAP_KERN_QUEUE

@@ -19,7 +19,7 @@ static unsigned int direction(const struct ublk_member *m)
 static void iter_in_bio(struct ublk_member *m, const struct bio *bio, u32 skip, u32 len)
 {
 	const struct bio_vec *first = __bvec_iter_bvec(bio->bi_io_vec, bio->bi_iter), *bv;
-	u32 from = bio->bi_iter.bi_bvec_done + skip, covered = 0;
+	u32 from = ublk_bvec_done(&bio->bi_iter) + skip, covered = 0;
 
 	while (from >= first->bv_len)
 		from -= first++->bv_len;
