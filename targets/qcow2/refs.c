@@ -174,6 +174,8 @@ static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 
 	if (!table)
 		return -EAGAIN;
+	if (qc_is_metadata(img, pos, cluster_size(img)) || qc_cache_holds(img, pos))
+		return qc_damaged(img, "the lack of a refcount block for metadata", pos);
 	if (img->table_growing) {
 		tx->need = NEED_TURN;
 		return -EAGAIN;
@@ -196,8 +198,8 @@ static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 	qc_meta_dirty(img, table_pos, STEP_REFS);
 	img->zero_from = MAX(img->zero_from, cluster + 1);
 	ret = find_entry(img, tx, cluster, &own_pos, &own, &i);
-	if (ret)
-		return ret;
+	if (ret || !own)
+		return ret ? ret : -EIO;
 	qc_ref_poke(own, img->refcount_bits, i, 1);
 	return 0;
 }
