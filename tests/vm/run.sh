@@ -13,7 +13,7 @@ kernel=${UBD_KERNEL:-6.12}
 # Runs in a guest, output in $tap_dir/{1,2}, status in $status.
 guest() {
 	status=0
-	"$run" --kernel "$kernel" --driver none "$@" >"$tap_dir/1" 2>"$tap_dir/2" || status=$?
+	"$run" --kernel "$kernel" --driver none --timeout 60 "$@" >"$tap_dir/1" 2>"$tap_dir/2" || status=$?
 	echo "status $status"
 	cat "$tap_dir/1" "$tap_dir/2"
 }
@@ -72,7 +72,7 @@ family() {
 # One signal to the runner itself, once its guest is up: it and QEMU go.
 signalled() {
 	mkfifo "$tap_dir/up.$1"
-	"$run" --kernel "$kernel" --driver none -- sh -c 'echo up; sleep 1000' >"$tap_dir/up.$1" 2>"$tap_dir/2" &
+	"$run" --kernel "$kernel" --driver none --timeout 60 -- sh -c 'echo up; sleep 1000' >"$tap_dir/up.$1" 2>"$tap_dir/2" &
 	pid=$!
 	read -r line <"$tap_dir/up.$1"
 	test "$line" = up

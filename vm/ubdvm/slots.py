@@ -7,6 +7,7 @@ import sys
 import time
 
 SLOTS = 2
+SHORT_SECONDS = 60
 
 
 def _open(name):
@@ -37,11 +38,13 @@ def _try(fd):
         return False
 
 
-def take():
+def take(seconds):
     """Waits for a slot. It is held until this process ends, however it ends."""
     slots = [_open(f"ubd-vm.slot{i}") for i in range(SLOTS)]
-    # Who waits does so in a queue, and only its head looks at the slots.
-    queue = _open("ubd-vm.queue")
+    # Who waits does so in a queue, and only its head looks at the slots. Short
+    # runs have a queue of their own, or they would wait behind long ones for
+    # many times their length.
+    queue = _open("ubd-vm.queue-short" if 0 < seconds <= SHORT_SECONDS else "ubd-vm.queue")
     if not _try(queue):
         _say_waiting()
         fcntl.flock(queue, fcntl.LOCK_EX)
