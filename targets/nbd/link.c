@@ -23,16 +23,22 @@ const char *link_name(const struct link_address *a)
 	return a->uri ? a->uri : a->unix_path ? a->unix_path : a->host;
 }
 
-/* libnbd says "function: cause"; the function is of no use to a user. */
-static int explain(char why[LINK_WHY], int fallback)
+const char *link_error(void)
 {
 	const char *text = nbd_get_error();
-	int err = nbd_get_errno();
 	const char *colon = text ? strstr(text, ": ") : NULL;
 
-	if (text && colon && !strncmp(text, "nbd_", 4))
+	/* libnbd says "function: cause"; the function is of no use to a user. */
+	if (colon && !strncmp(text, "nbd_", 4))
 		text = colon + 2;
-	snprintf(why, LINK_WHY, "%s", text ? text : strerror(err ? err : fallback));
+	return text ? text : "the server closed it";
+}
+
+static int explain(char why[LINK_WHY], int fallback)
+{
+	int err = nbd_get_errno();
+
+	snprintf(why, LINK_WHY, "%s", link_error());
 	return -(err ? err : fallback);
 }
 

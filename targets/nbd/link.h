@@ -51,6 +51,8 @@ static inline bool link_is_open(const struct link *l)
 }
 /* Both directions end at once, whoever waits for them. */
 void link_cut(struct link *l);
+/* Why the last call of libnbd failed on this thread. */
+const char *link_error(void);
 /* The address as a person would know it. */
 const char *link_name(const struct link_address *a);
 

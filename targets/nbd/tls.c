@@ -41,51 +41,49 @@ static int64_t issue(struct nbd_handle *h, struct req *r)
 	}
 }
 
-static bool lost(struct nbd_handle *h)
+/* libnbd may find that out in any call, those that succeed included. */
+static bool check(struct conn *c, int ret)
 {
-	return nbd_aio_is_dead(h) || nbd_aio_is_closed(h);
-}
+	struct nbd_handle *h = c->link.h;
 
-static void say_lost(struct conn *c)
-{
-	const char *text = nbd_get_error();
-
-	conn_break(c, "%s", text ? text : "the server closed it");
+	if (ret < 0 || nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
+		conn_break(c, "%s", link_error());
+	return c->up;
 }
 
 int tls_send(struct conn *c, struct req *r)
 {
-	struct nbd_handle *h = c->link.h;
 	int ret = conn_expect(c, r);
 
 	if (ret)
 		return ret;
-	if (issue(h, r) < 0) {
-		/* A connection that is gone gives the request back when it is buried. */
-		if (lost(h))
-			say_lost(c);
-		else
-			conn_settle(c, r, REQ_DONE, nbd_get_errno() ? -nbd_get_errno() : -EIO);
-	}
+	/* A request refused is failed here; one that is lost comes back when the connection is
+	 * buried. */
+	if (issue(c->link.h, r) < 0 && check(c, 0))
+		conn_settle(c, r, REQ_DONE, nbd_get_errno() ? -nbd_get_errno() : -EIO);
+	check(c, 0);
 	ubd_cond_wake_one(c->q, &c->work);
 	return 0;
+}
+
+static bool wants(const struct conn *c, unsigned direction)
+{
+	return nbd_aio_get_direction(c->link.h) & direction;
 }
 
 /* Sends what did not go out at once. */
 static void writer(struct ubd_queue *q, void *arg)
 {
 	struct conn *c = arg;
-	struct nbd_handle *h = c->link.h;
 
 	while (c->up) {
-		if (!(nbd_aio_get_direction(h) & LIBNBD_AIO_DIRECTION_WRITE)) {
+		if (!wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
 			ubd_cond_wait(q, &c->work, NULL);
 			continue;
 		}
-		ubd_poll(q, nbd_aio_get_fd(h), POLLOUT);
-		if (c->up && nbd_aio_get_direction(h) & LIBNBD_AIO_DIRECTION_WRITE &&
-		    (nbd_aio_notify_write(h) < 0 || lost(h)))
-			say_lost(c);
+		ubd_poll(q, nbd_aio_get_fd(c->link.h), POLLOUT);
+		if (c->up && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+			check(c, nbd_aio_notify_write(c->link.h));
 	}
 	conn_unuse(c);
 }
@@ -93,15 +91,13 @@ static void writer(struct ubd_queue *q, void *arg)
 static void reader(struct ubd_queue *q, void *arg)
 {
 	struct conn *c = arg;
-	struct nbd_handle *h = c->link.h;
 
 	while (c->up) {
-		bool read = nbd_aio_get_direction(h) & LIBNBD_AIO_DIRECTION_READ;
-
-		ubd_poll(q, nbd_aio_get_fd(h), read ? POLLIN : POLLOUT);
-		if (c->up && nbd_aio_get_direction(h) & LIBNBD_AIO_DIRECTION_READ &&
-		    (nbd_aio_notify_read(h) < 0 || lost(h)))
-			say_lost(c);
+		ubd_poll(q, nbd_aio_get_fd(c->link.h), POLLIN);
+		if (c->up && wants(c, LIBNBD_AIO_DIRECTION_READ))
+			check(c, nbd_aio_notify_read(c->link.h));
+		else if (c->up)
+			check(c, 0);
 		ubd_cond_wake_one(q, &c->work);
 	}
 	conn_unuse(c);

@@ -255,6 +255,11 @@ void link_cut(struct link *l)
 	shutdown(l->fd, SHUT_RDWR);
 }
 
+const char *link_error(void)
+{
+	return "";
+}
+
 const char *link_name(const struct link_address *a)
 {
 	(void)a;

@@ -27,7 +27,7 @@ stop_server() {
 
 verify() { # QUEUES SECONDS
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randrw \
-		--bsrange=4k-256k --iodepth=16 --size=8m --numjobs="$1" --offset_increment=8m --verify=crc32c \
+		--bsrange=4k-256k --iodepth=16 --size=3m --numjobs="$1" --offset_increment=8m --verify=crc32c \
 		--verify_fatal=1 --verify_state_save=0 --group_reporting ${2:+--time_based --runtime="$2"} ||
 		{ cat "$scratch/fio"; return 1; }
 }
