@@ -13,10 +13,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SECTOR 512u
 #define PAGE 4096u
+#define LOCK_TRIES 100 /* 20 ms apart */
 
 /* ---- Opening ------------------------------------------------------------------------------- */
 
@@ -206,6 +208,25 @@ static int choose_access(struct backing *b, struct ubd_device *dev,
 	return ret ? ret : check_size(b, dev, want);
 }
 
+/*
+ * A server that was killed keeps its locks until the kernel has ended the I/O it had under way: so
+ * ask again for a while, and have the lock only when all of that is over.
+ */
+static int lock(const struct backing *b)
+{
+	const struct timespec pause = {.tv_nsec = 20000000};
+	int ret = -1;
+
+	for (int tries = 0; ret < 0 && tries < LOCK_TRIES; tries++) {
+		if (tries)
+			nanosleep(&pause, NULL);
+		ret = flock(b->fd, (b->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB);
+		if (ret < 0 && errno != EWOULDBLOCK)
+			break;
+	}
+	return ret;
+}
+
 int backing_open(struct backing *b, struct ubd_device *dev, const struct backing_request *want)
 {
 	struct stat st;
@@ -217,8 +238,7 @@ int backing_open(struct backing *b, struct ubd_device *dev, const struct backing
 		ret = choose_access(b, dev, want, &st);
 	if (ret)
 		goto fail;
-	if (flock(b->fd, (b->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0 &&
-	    errno == EWOULDBLOCK) {
+	if (lock(b) < 0 && errno == EWOULDBLOCK) {
 		ret = ubd_device_fail(dev, -EBUSY, "%s is locked: another program is using it",
 				      b->path);
 		goto fail;
