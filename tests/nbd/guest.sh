@@ -101,14 +101,13 @@ cannot_connect() {
 }
 
 for way in $ways; do
-	check "nbdkit, $way, 1 queue" data nbdkit 1 "$way"
-	check "qemu-nbd, $way, 2 queues" data qemu 2 "$way"
-	check "killed and restarted under load, $way" dies "$way"
+	check "nbdkit, $way, 2 queues" data nbdkit 2 "$way"
 done
-for way in $ways; do
-	case $way in off | auto-buf | fused | member) check "ext4, $way" filesystem "$way" "mkfs.ext4 -q" "fsck.ext4 -f -n" ;; esac
-done
-check "xfs" filesystem auto "mkfs.xfs -q" "xfs_repair -n"
+check "qemu-nbd, 2 queues" data qemu 2 auto
+check "killed and restarted under load, off" dies off
+check "killed and restarted under load, the best way" dies auto
+check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
+check "xfs" filesystem off "mkfs.xfs -q" "xfs_repair -n"
 check "a server that stays away: errors, and the device can be deleted" gone
 check "a server that is not there" cannot_connect
 check "nothing is left" nothing_left
