@@ -455,3 +455,23 @@ CASE_LIMIT(life_depths, 120)
 		server_down(s);
 	}
 }
+
+/* Trap: START_DEV after STOP_DEV. It may work or be refused, but not in between. */
+CASE(trap_start_after_stop)
+{
+	struct server *s = server_up(dev_new(0, 1, 4));
+	long res;
+
+	dev_stop(s->dev);
+	server_join(s);
+	server_start(s);
+	res = start_as(s->dev, (uint64_t)server_pid(s));
+	CHECK(res <= 0, "START_DEV: %s", conform_errname(res));
+	CHECK(dev_has_disk(s->dev) == (res == 0), "START_DEV: %s, and the disk is %s",
+	      conform_errname(res), dev_has_disk(s->dev) ? "there" : "not there");
+	if (res == 0) {
+		CHECK(io_write(s->dev, 0, 65536, 2) == 65536, "write failed");
+		CHECK(io_verify(s->dev, 0, 65536, 2) == 65536, "read failed or differs");
+	}
+	server_down(s);
+}
