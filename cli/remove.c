@@ -230,7 +230,7 @@ static int let_server_end(struct job *job)
 			  job->v.id);
 }
 
-static int delete (struct job *job)
+static int delete_device(struct job *job)
 {
 	uint64_t end = now_ms() + job->how->wait * 1000ULL;
 	int ret = 0;
@@ -314,7 +314,7 @@ int remove_device(struct ubd_ctrl *ctrl, unsigned id, const struct removal *how)
 	if (!code)
 		code = let_server_end(&job);
 	if (!code)
-		code = delete (&job);
+		code = delete_device(&job);
 	if (!code)
 		clean_up(&job);
 	if (job.server_fd >= 0)
