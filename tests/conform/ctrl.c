@@ -37,6 +37,7 @@ static void fill_sqe(struct io_uring_sqe *sqe, int fd, const struct ctrl *c)
 
 long ctrl_direct(const struct ctrl *c)
 {
+	struct io_uring_sqe *sqe;
 	struct io_uring_cqe *cqe;
 	struct io_uring ring;
 	long res;
@@ -48,7 +49,12 @@ long ctrl_direct(const struct ctrl *c)
 	res = io_uring_queue_init(4, &ring, c->sqe64 ? 0 : IORING_SETUP_SQE128);
 	if (res)
 		goto close_fd;
-	fill_sqe(io_uring_get_sqe(&ring), fd, c);
+	sqe = io_uring_get_sqe(&ring);
+	if (!sqe) {
+		res = -EBUSY;
+		goto exit_ring;
+	}
+	fill_sqe(sqe, fd, c);
 	res = io_uring_submit(&ring);
 	if (res != 1)
 		goto exit_ring;

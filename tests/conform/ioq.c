@@ -84,8 +84,10 @@ struct io_uring_sqe *ioq_sqe(struct ioq *q, uint32_t op, uint16_t q_id, uint16_t
 			     uint64_t addr)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
-	struct ublksrv_io_cmd *cmd = (struct ublksrv_io_cmd *)sqe->cmd;
+	struct ublksrv_io_cmd *cmd;
 
+	REQUIRE(sqe, "the case has more commands under way than its ring holds");
+	cmd = (struct ublksrv_io_cmd *)sqe->cmd;
 	memset(sqe, 0, sizeof(*sqe));
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = q->fd;

@@ -161,11 +161,16 @@ static void *run_queue(void *arg)
 
 static long run_server(struct job *job)
 {
-	struct server *s = *(struct server **)job->arg;
-	unsigned queues = s->dev->info.nr_hw_queues;
-	struct server_thread *threads = calloc(queues, sizeof(*threads));
-	pthread_t *ids = calloc(queues, sizeof(*ids));
+	struct server_thread *threads;
+	struct server *s;
+	pthread_t *ids;
+	unsigned queues;
 	int fd;
+
+	memcpy(&s, job->arg, sizeof(s));
+	queues = s->dev->info.nr_hw_queues;
+	threads = calloc(queues, sizeof(*threads));
+	ids = calloc(queues, sizeof(*ids));
 
 	if (s->dev->uid) {
 		gid_t gid = s->dev->uid;
