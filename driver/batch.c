@@ -154,26 +154,29 @@ static int fill_buffer(struct ublk_queue *q, struct fetcher *f, unsigned int iss
 {
 	u16 tags[MAX_TAGS];
 	struct io_br_sel sel;
+	void __user *addr;
 	size_t bytes = 0;
 	u32 taken, n;
+	int ret = 0;
 
 	sel = io_uring_cmd_buffer_select(f->cmd, f->group, &bytes, issue_flags);
 	if (sel.val < 0)
 		return sel.val;
-	if (!sel.addr || bytes < sizeof(*tags))
+	addr = sel.addr; /* shares its place with the value to post */
+	if (!addr || bytes < sizeof(*tags))
 		return -ENOBUFS;
 	taken = take_tags(q->batch, tags, min(bytes, sizeof(tags)) / sizeof(*tags));
 	n = prepare_tags(q, tags, taken);
-	sel.val = n * sizeof(*tags);
-	if (copy_to_user(sel.addr, tags, n * sizeof(*tags))) {
-		put_back(q, tags, n);
-		return -EFAULT;
-	}
-	if (io_uring_mshot_cmd_post_cqe(f->cmd, &sel, issue_flags)) {
-		put_back(q, tags, n);
-		return -ENOBUFS;
-	}
-	return taken;
+	if (copy_to_user(addr, tags, n * sizeof(*tags)))
+		ret = -EFAULT;
+	/* With nothing to tell this gives the buffer back and posts nothing. */
+	sel.val = ret ? 0 : n * sizeof(*tags);
+	if (io_uring_mshot_cmd_post_cqe(f->cmd, &sel, issue_flags) && !ret && n)
+		ret = -ENOBUFS;
+	if (!ret)
+		return taken;
+	put_back(q, tags, n);
+	return ret;
 }
 
 /* Ends the active fetcher's command; the next one carries on. */
