@@ -147,7 +147,8 @@ static void fused(enum backing b)
 	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 4);
 	for (unsigned i = 0; i < 12; i++) {
 		uint64_t at = AT + i * 300 * 1024, bytes = i % 3 ? 4096 + i * 8192 : 1 << 20;
-		struct job *io = io_begin_seeded(h.dev, i % 2 ? IO_WRITE_FUA : IO_WRITE, at, bytes, i + 1);
+		struct job *io =
+			io_begin_seeded(h.dev, i % 2 ? IO_WRITE_FUA : IO_WRITE, at, bytes, i + 1);
 		const struct io *back;
 		long res;
 

@@ -150,7 +150,8 @@ static long doomed(struct server *s, int fd)
 
 	stream_pair(kind == SENDING, a);
 	stream_pair(false, b);
-	if (pipe(pipes) || ioq_open(&q, s->dev, fd, 0))
+	if (pipe(pipes) || fcntl(pipes[1], F_SETPIPE_SZ, 1 << 20) < 0 ||
+	    ioq_open(&q, s->dev, fd, 0))
 		return -1;
 	ioq_fetch_all(&q);
 	atomic_store(&s->queues_ready, 1);

@@ -61,8 +61,8 @@ CASE(refuse_ranges_and_ways)
 	refuse(&h, tag, "an unknown flag", with_flags(zc_read(fd, 0, LEN, 0), 0x80), -EINVAL);
 	refuse(&h, tag, "a durable read", with_flags(zc_read(fd, 0, LEN, 0), UBD_MEMBER_F_FUA),
 	       -EINVAL);
-	refuse(&h, tag, "an unknown operation",
-	       (struct ubd_member){.op = 6, .fd = fd, .len = LEN}, -EINVAL);
+	refuse(&h, tag, "an unknown operation", (struct ubd_member){.op = 6, .fd = fd, .len = LEN},
+	       -EINVAL);
 	refuse(&h, tag, "a reserved field",
 	       (struct ubd_member){.op = UBD_MEMBER_READ, .fd = fd, .len = LEN, .reserved = 1},
 	       -EINVAL);
@@ -130,6 +130,7 @@ CASE(refuse_commands)
 	const struct ublksrv_io_desc *iod;
 	int fd = scratch_open(1 << 20);
 	struct ubd_member m = zc_write(fd, 0, LEN, 0);
+	static uint8_t page[4096];
 	struct io_uring_sqe *sqe;
 	struct hand h;
 	struct job *io;
@@ -153,7 +154,9 @@ CASE(refuse_commands)
 	RESULT("members nowhere", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), -EFAULT);
 	zc_lease(&h.q, tag, &(struct ubd_lease){.nr_members = 1});
 	RESULT("a lease that was not asked for", zc_result(&h.q, UBD_U_IO_LEASE, tag), -EOPNOTSUPP);
-	/* IORING_URING_CMD_FIXED, in the SQE's command flags. */
+	/* IORING_URING_CMD_FIXED, in the SQE's command flags, with a buffer that there is. */
+	REQUIRE(io_uring_register_buffers(&h.q.ring, &(struct iovec){page, sizeof(page)}, 1) == 0,
+		"cannot register a buffer");
 	sqe = ioq_sqe(&h.q, UBD_U_IO_MEMBERS, 0, (uint16_t)tag, (int)ubd_generation_nr(gen, 1),
 		      (uintptr_t)&m);
 	sqe->rw_flags = 1;

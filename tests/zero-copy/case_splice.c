@@ -105,10 +105,10 @@ CASE(splice_refusals)
 	tag = ioq_next(&h.q, NULL);
 	RESULT("splice over the end", from_device(&h, tag, 4096, pipes[1], 4096), -EINVAL);
 	RESULT("splice of another queue",
-	       (errno = 0, splice(h.fd, &(off_t){ioq_data_offset(3, tag, 0)}, pipes[1], NULL, 4096,
-				  0) < 0
-			       ? -errno
-			       : 0),
+	       (errno = 0,
+		splice(h.fd, &(off_t){ioq_data_offset(3, tag, 0)}, pipes[1], NULL, 4096, 0) < 0
+			? -errno
+			: 0),
 	       -EINVAL);
 	RESULT("splice of more than there is", from_device(&h, tag, 0, pipes[1], 1 << 20), 4096);
 	close(pipes[0]);

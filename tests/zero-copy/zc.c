@@ -20,14 +20,10 @@
 #define RESULT_LIMIT_MS 10000
 
 const char *const backing_names[NR_BACKINGS] = {
-	[TMPFS] = "/run/zc/tmpfs/file",
-	[EXT4_BUFFERED] = "/run/zc/ext4/buffered",
-	[EXT4_DIRECT] = "/run/zc/ext4/direct",
-	[XFS_BUFFERED] = "/run/zc/xfs/buffered",
-	[XFS_DIRECT] = "/run/zc/xfs/direct",
-	[BTRFS_BUFFERED] = "/run/zc/btrfs/file",
-	[BLOCK_BUFFERED] = "/run/zc/disk",
-	[BLOCK_DIRECT] = "/run/zc/disk",
+	[TMPFS] = "/run/zc/tmpfs/file",	       [EXT4_BUFFERED] = "/run/zc/ext4/buffered",
+	[EXT4_DIRECT] = "/run/zc/ext4/direct", [XFS_BUFFERED] = "/run/zc/xfs/buffered",
+	[XFS_DIRECT] = "/run/zc/xfs/direct",   [BTRFS_BUFFERED] = "/run/zc/btrfs/file",
+	[BLOCK_BUFFERED] = "/run/zc/disk",     [BLOCK_DIRECT] = "/run/zc/disk",
 };
 
 void zc_up(struct hand *h, uint64_t features, unsigned depth)
@@ -194,6 +190,9 @@ bool stream_put(int fd, const void *buf, size_t bytes)
 	for (const uint8_t *p = buf; bytes;) {
 		ssize_t n = send(fd, p, bytes, MSG_NOSIGNAL);
 
+		/* The end of one of our own commands interrupts as a signal does. */
+		if (n < 0 && errno == EINTR)
+			continue;
 		if (n <= 0)
 			return false;
 		p += n;
@@ -207,6 +206,9 @@ bool stream_get(int fd, void *buf, size_t bytes)
 	for (uint8_t *p = buf; bytes;) {
 		ssize_t n = recv(fd, p, bytes, 0);
 
+		/* The end of one of our own commands interrupts as a signal does. */
+		if (n < 0 && errno == EINTR)
+			continue;
 		if (n <= 0)
 			return false;
 		p += n;
