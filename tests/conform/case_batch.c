@@ -391,7 +391,10 @@ CASE(bug_quiesce_of_a_batch_device_leaves_it_aborting)
 	REQUIRE(dev_wait_state(dev, UBLK_S_DEV_QUIESCED, 10000), "state %d", dev_state(dev));
 	io = io_begin(dev, IO_READ, AT, 4096);
 	batch_recover(&b, dev, store);
-	CHECK(batch_serve_job(&b, io, store) == 4096, "the read that waited failed");
+	RESULT("read-after-quiesce-of-a-batch-device", batch_serve_job(&b, io, store), 4096);
+	job_put(io);
+	io = io_begin(dev, IO_READ, AT, 4096);
+	CHECK(batch_serve_job(&b, io, store) == 4096, "a read after the recovery failed");
 	job_put(io);
 	batch_down(&b, store);
 }

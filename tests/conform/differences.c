@@ -56,6 +56,9 @@ static const struct difference differences[] = {
 	 "6.12 deadlocks in the partition scan (CVE-2025-68823)"},
 	{"trap_start_after_stop", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree does not promise that a stopped device can be started again"},
+	{"read-after-quiesce-of-a-batch-device", DRV_INTREE_7_2, DIFF_RESULT, -EIO,
+	 "7.2 leaves force_abort set until the queue is fetched again, and fails I/O that should "
+	 "wait"},
 };
 
 static unsigned current;
