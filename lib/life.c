@@ -411,6 +411,8 @@ void life_end(struct ubd_device *dev, bool keep)
 	if (dev->started && dev->cfg.embedded)
 		wait_embedded(dev);
 	end_queues(dev);
+	if (dev->ctrl)
+		ctrl_set_idle(dev->ctrl, NULL, NULL); /* no queues are left to serve meanwhile */
 	if (dev->char_fd >= 0)
 		close(dev->char_fd);
 	dev->char_fd = -1;

@@ -352,8 +352,10 @@ void queue_close(struct ubd_queue *q)
 		return;
 	q->open = false;
 	if (q->has_ring) {
-		/* The char device must not stay referenced until the ring's late end. */
-		if (q->dev->nr_fds)
+		/* The char device must not stay referenced until the ring's late end. But up to
+		 * 6.12 this waits for the commands on it, and after a start that failed nobody
+		 * ends the fetches but the ring's end. */
+		if (q->dev->nr_fds && !q->armed)
 			io_uring_unregister_files(&q->ring);
 		io_uring_queue_exit(&q->ring);
 	}
