@@ -36,7 +36,7 @@ struct worker {
 
 static struct ubd_device *dev;
 static unsigned queues = 1, threads = 8, max_io = 128 << 10, reads = 45;
-static uint64_t max_ops, seconds = 5;
+static uint64_t max_ops, seconds = 5, total;
 static bool allow_errors, writes_only;
 static struct timespec begin;
 
@@ -203,7 +203,6 @@ static int run(void)
 {
 	struct worker *workers = calloc(threads, sizeof(*workers));
 	uint64_t blocks = ubd_device_size(dev) / BLOCK / threads, ops = 0, errors = 0, wrong = 0;
-	struct ubd_stats stats;
 	struct timespec end;
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -235,16 +234,14 @@ static int run(void)
 	printf("# %llu operations, %llu errors, %llu wrong blocks, %ld ms\n",
 	       (unsigned long long)ops, (unsigned long long)errors, (unsigned long long)wrong,
 	       (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);
-	ubd_device_stats(dev, &stats);
-	printf("# per operation: %.2f SQEs, %.2f CQEs, %.2f enters\n",
-	       (double)stats.sqes / (double)ops, (double)stats.cqes / (double)ops,
-	       (double)stats.enters / (double)ops);
+	total = ops;
 	return wrong || (errors && !allow_errors);
 }
 
 int main(int argc, char **argv)
 {
 	struct ubd_device_config config = {.depth = 64, .notice = notice};
+	struct ubd_stats stats;
 	int opt, ret;
 
 	while ((opt = getopt(argc, argv, "q:d:j:n:s:m:p:ew")) != -1)
@@ -290,6 +287,10 @@ int main(int argc, char **argv)
 	ret = run();
 	ubd_device_stop(dev);
 	ubd_device_wait(dev);
+	ubd_device_stats(dev, &stats);
+	printf("# per operation: %.2f SQEs, %.2f CQEs, %.2f enters\n",
+	       (double)stats.sqes / (double)total, (double)stats.cqes / (double)total,
+	       (double)stats.enters / (double)total);
 	ubd_device_free(dev);
 	return ret;
 }
