@@ -50,19 +50,21 @@ no_flush() {
 	ubd del "$id"
 }
 
-flush_file() { # WAY
+file_system() {
 	mkfs.ext4 -qF $below
 	mkdir -p "$scratch/mnt"
 	modprobe -q ext4 || true
 	mount $below "$scratch/mnt"
 	truncate -s 8M "$scratch/mnt/image"
+}
+
+flush_file() { # WAY
 	add --zero-copy="$1" loop "$scratch/mnt/image"
 	counted 9 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k \
-		--fsync=1 --ioengine=psync --direct=1
+		--fsync=1 --ioengine=psync --direct=1 --thread
 	counted 10 dd if=/dev/zero of="$dev" bs=4k count=10 oflag=direct,dsync status=none
 	counted 1 fallocate -z -l 64K "$dev"
 	ubd del "$id"
-	umount "$scratch/mnt"
 }
 
 mem_has_none() {
@@ -74,9 +76,11 @@ mem_has_none() {
 check "fsync on loop over a disk flushes the disk" flush_block
 check "a FUA write on loop over a disk is durable below" fua_block
 check "writes alone do not flush" no_flush
+check "(a file system on the disk)" file_system
 for way in $ways; do
 	check "loop over a file, $way: fsync and FUA reach the disk" flush_file "$way"
 done
+umount "$scratch/mnt"
 check "mem, which keeps nothing, asks for no flushes" mem_has_none
 check "nothing is left" nothing_left
 finish

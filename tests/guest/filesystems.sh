@@ -6,6 +6,12 @@
 mnt=$scratch/mnt
 mkdir "$mnt"
 
+tap_clean_up() {
+	umount "$mnt" 2>/dev/null
+	timeout 60 ubd del --all --force
+	rm -f "$scratch/image"
+}
+
 use() { # FSTYPE MKFS...
 	fstype=$1
 	shift

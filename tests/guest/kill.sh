@@ -19,7 +19,7 @@ within() {
 
 # Ended, whether or not somebody has waited for it yet.
 gone() {
-	[ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"
+	! [ -e "/proc/$1" ] || grep -qs '^State:.Z' "/proc/$1/status" || ! [ -e "/proc/$1" ]
 }
 
 has_line() {
@@ -42,13 +42,21 @@ one_round() { # MODE WAY TARGET...
 		within 20 gone $load
 		has_line "ended E"
 		;;
-	queue | reissue)
-		# I/O waits: the load is still there.
-		sleep 0.2
+	reissue)
+		# All I/O waits: the load is still there.
+		sleep 0.3
+		fails gone $load
+		;;
+	queue)
+		# I/O in flight fails, new I/O waits.
+		within 20 gone $load
+		dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null &
+		load=$!
+		sleep 0.3
 		fails gone $load
 		;;
 	esac
-	timeout 30 ubd del "$id"
+	timeout 30 ubd del --force "$id"
 	within 20 gone $load
 	[ ! -e "/dev/ublkc$id" ]
 }

@@ -14,7 +14,6 @@ scratch=$tap_dir
 
 # What a failed case leaves must not fail the next.
 tap_clean_up() {
-	umount "$scratch/mnt" 2>/dev/null
 	timeout 60 ubd del --all --force 2>&1 | sed 's/^/# clean-up: /'
 	rm -f "$scratch/image"
 }
