@@ -141,8 +141,8 @@ void conn_settle(struct conn *c, struct req *r, enum req_state state, int result
 void conn_heard(struct conn *c);
 /* One user of link and buffers less. */
 void conn_unuse(struct conn *c);
-/* Wait until the connection is up and, where there is one, cond's reason to wait may be gone.
- * 0, or -ETIMEDOUT when the request has waited long enough. */
+/* Wait until the connection, up or not, may have changed for a request that wants to be sent; 0, or
+ * -ETIMEDOUT when it has waited long enough. [awaits] */
 int conn_wait(struct conn *c, struct req *r);
 
 /* Start the transmission's coroutines, each counted in busy. */

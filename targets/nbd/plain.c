@@ -29,18 +29,16 @@ static bool is_large(const struct req *r)
 
 /* ---- A request's data ---------------------------------------------------------------------- */
 
-static int copy_in(struct conn *c, struct req *r, uint32_t at, const void *from, uint32_t len)
+static int copy_in(struct req *r, uint32_t at, const void *from, uint32_t len)
 {
-	(void)c;
 	if (!r->mem)
 		return ubd_io_put(r->io, at, from, len);
 	memcpy((char *)r->mem + at, from, len);
 	return (int)len;
 }
 
-static int copy_out(struct conn *c, struct req *r, void *to)
+static int copy_out(struct req *r, void *to)
 {
-	(void)c;
 	if (!r->mem)
 		return ubd_io_get(r->io, 0, to, r->length);
 	memcpy(to, r->mem, r->length);
@@ -106,7 +104,7 @@ int plain_send(struct conn *c, struct req *r)
 		o->used += data;
 		o->fillers++;
 		c->busy++;
-		ret = copy_out(c, r, to);
+		ret = copy_out(r, to);
 		/* The header is on its way: what follows it must be the data or nothing. */
 		if (ret < 0)
 			conn_break(c, "cannot read a request's data: %s", strerror(-ret));
@@ -178,7 +176,7 @@ static void sender(struct ubd_queue *q, void *arg)
 int plain_fetch(struct conn *c, struct req *r)
 {
 	struct conn_in *in = &c->in[r->from];
-	int ret = copy_in(c, r, 0, r->data, r->length);
+	int ret = copy_in(r, 0, r->data, r->length);
 
 	if (!--in->users)
 		ubd_cond_wake_one(c->q, &c->drained);
@@ -194,7 +192,7 @@ static int receive_large(struct conn *c, struct req *r)
 	int ret = 0;
 
 	if (here)
-		ret = copy_in(c, r, 0, in->buf + c->in_pos, here);
+		ret = copy_in(r, 0, in->buf + c->in_pos, here);
 	c->in_pos += here;
 	if (ret >= 0 && here < r->length)
 		ret = stream(c, r, here);
