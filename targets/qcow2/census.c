@@ -41,10 +41,11 @@ void census_end(struct census *c)
 static int damaged(struct census *c, const char *what, uint64_t pos)
 {
 	qc_damaged(c->img, what, pos);
-	return ubd_device_fail(c->img->dev, -EIO,
-			       "%s is damaged: %s at %llu cannot be right; try qemu-img check -r all "
-			       "on a copy",
-			       c->img->file.path, what, (unsigned long long)pos);
+	return ubd_device_fail(
+		c->img->dev, -EIO,
+		"%s is damaged: %s at %llu cannot be right; try qemu-img check -r all "
+		"on a copy",
+		c->img->file.path, what, (unsigned long long)pos);
 }
 
 int census_mark(struct census *c, uint64_t pos, uint64_t count, uint32_t times, uint32_t flags)
@@ -131,7 +132,8 @@ int census_entry(struct census *c, const struct qc_entry *e, uint32_t times)
 static int count_table(struct census *c, const struct census_table *t)
 {
 	unsigned step = entry_size(c->img);
-	int ret = census_read(c, c->buffer, cluster_size(c->img), t->cluster << c->img->cluster_bits);
+	int ret =
+		census_read(c, c->buffer, cluster_size(c->img), t->cluster << c->img->cluster_bits);
 
 	for (uint64_t at = 0; at < cluster_size(c->img) && !ret; at += step) {
 		uint64_t word = get64(c->buffer + at);
@@ -141,8 +143,7 @@ static int count_table(struct census *c, const struct census_table *t)
 		if (!word)
 			continue;
 		if (qc_entry_parse(c->img, word, bits, &e))
-			return damaged(c, "an L2 entry",
-				       (t->cluster << c->img->cluster_bits) + at);
+			return damaged(c, "an L2 entry", (t->cluster << c->img->cluster_bits) + at);
 		ret = census_entry(c, &e, t->times);
 	}
 	return ret;

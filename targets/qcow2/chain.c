@@ -142,23 +142,24 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 {
 	int ret = 0;
 
-	img->zero_from = img->file.b.is_block ? UINT64_MAX
-					      : clusters_for(img, atomic_load(&img->file.end));
+	img->zero_from =
+		img->file.b.is_block ? UINT64_MAX : clusters_for(img, atomic_load(&img->file.end));
 	img->end_at_open = atomic_load(&img->file.end);
 	if (img->incompatible & INCOMPAT_CORRUPT && !o->repair)
-		return ubd_device_fail(img->dev, -EIO,
-				       "%s is marked as corrupt: open it with --read-only, or repair "
-				       "it with qemu-img check -r all",
-				       img->file.path);
+		return ubd_device_fail(
+			img->dev, -EIO,
+			"%s is marked as corrupt: open it with --read-only, or repair "
+			"it with qemu-img check -r all",
+			img->file.path);
 	if (img->version < 3 && o->journal)
 		img->commit_first = true; /* nothing in the header could vouch for a journal */
 	else if (o->journal)
 		ret = qc_journal_open(img, o->journal);
 	if (!ret && (img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT))) {
-		ubd_device_notice(img->dev, "%s was not closed in order: rebuilding its refcounts%s",
-				  img->file.path,
-				  img->nr_patches ? ", doing again what its server had not written"
-						  : "");
+		ubd_device_notice(
+			img->dev, "%s was not closed in order: rebuilding its refcounts%s",
+			img->file.path,
+			img->nr_patches ? ", doing again what its server had not written" : "");
 		ret = qc_repair(img, NULL);
 		if (ret)
 			ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
@@ -342,8 +343,9 @@ void qc_image_close(struct qc_image *img)
 	int ret = img->writable ? close_in_order(img) : 0;
 
 	if (ret)
-		ubd_device_notice(img->dev, "cannot finish writing %s: %s; it is repaired when it is "
-					    "opened again",
+		ubd_device_notice(img->dev,
+				  "cannot finish writing %s: %s; it is repaired when it is "
+				  "opened again",
 				  img->file.path, strerror(-ret));
 	qc_journal_close(img, !ret);
 	image_free(img);

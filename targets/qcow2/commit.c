@@ -121,8 +121,8 @@ static int write_pages(struct qc_image *img, struct ubd_queue *q, const struct b
 	for (unsigned i = from, n; i < to; i += n) {
 		int ret;
 
-		for (n = 1; i + n < to && b->pages[i + n]->pos ==
-						  b->pages[i]->pos + n * page_size(img);)
+		for (n = 1;
+		     i + n < to && b->pages[i + n]->pos == b->pages[i]->pos + n * page_size(img);)
 			n++;
 		ret = qc_file_write(&img->file, q, b->copies + ((size_t)i << img->cache.page_bits),
 				    (uint64_t)n << img->cache.page_bits, b->pages[i]->pos);

@@ -60,7 +60,7 @@ enum {
 #define MAX_NAME 1023u
 #define MAX_SNAPSHOTS 65536u
 #define MAX_SNAPSHOT_TABLE (64u << 20)
-#define MAX_CHAIN 64
+#define MAX_CHAIN 60
 
 /* A snapshot table entry's fixed part. */
 enum {

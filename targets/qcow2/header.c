@@ -30,7 +30,8 @@ static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *leng
 	order = get32(h + HDR_REFCOUNT_ORDER);
 	*length = get32(h + HDR_LENGTH);
 	if (order > 6)
-		return BAD(img, "%s: refcounts of 2^%u bits are not possible: the header is damaged",
+		return BAD(img,
+			   "%s: refcounts of 2^%u bits are not possible: the header is damaged",
 			   img->file.path, order);
 	img->refcount_bits = 1u << order;
 	if (*length < QCOW2_V3_HEADER || *length > cluster_size(img) || *length % 8)
@@ -39,16 +40,20 @@ static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *leng
 	if (img->incompatible & ~INCOMPAT_KNOWN)
 		return BAD(img,
 			   "%s needs features this version does not know (incompatible bits %#llx)",
-			   img->file.path, (unsigned long long)(img->incompatible & ~INCOMPAT_KNOWN));
+			   img->file.path,
+			   (unsigned long long)(img->incompatible & ~INCOMPAT_KNOWN));
 	if (*length > HDR_COMPRESSION)
 		img->compression = h[HDR_COMPRESSION];
-	if (img->compression > 1 || !(img->incompatible & INCOMPAT_COMPRESSION) != !img->compression)
-		return BAD(img, "%s: its compression type %u is not known, or the header is damaged",
+	if (img->compression > 1 ||
+	    !(img->incompatible & INCOMPAT_COMPRESSION) != !img->compression)
+		return BAD(img,
+			   "%s: its compression type %u is not known, or the header is damaged",
 			   img->file.path, img->compression);
 	if (img->incompatible & INCOMPAT_EXTENDED_L2) {
 		if (img->cluster_bits < 14)
-			return BAD(img, "%s: clusters of %llu bytes cannot have subclusters: the "
-					"header is damaged",
+			return BAD(img,
+				   "%s: clusters of %llu bytes cannot have subclusters: the "
+				   "header is damaged",
 				   img->file.path, (unsigned long long)cluster_size(img));
 		img->units = 32;
 		img->unit_bits = img->cluster_bits - 5;
@@ -71,8 +76,9 @@ static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 		return BAD(img, "%s: clusters of 2^%u bytes are not supported (2^9 to 2^21 are)",
 			   img->file.path, img->cluster_bits);
 	if (get32(h + HDR_CRYPT))
-		return BAD(img, "%s is encrypted: encrypted images are not supported; decrypt it "
-				"with qemu-img convert",
+		return BAD(img,
+			   "%s is encrypted: encrypted images are not supported; decrypt it "
+			   "with qemu-img convert",
 			   img->file.path);
 	img->size = get64(h + HDR_SIZE);
 	img->l1_entries = get32(h + HDR_L1_ENTRIES);
@@ -122,14 +128,16 @@ static int check_tables(struct qc_image *img)
 			   "header is damaged",
 			   path, img->rt_clusters, (unsigned long long)img->rt_offset);
 	if (img->nr_snapshots > MAX_SNAPSHOTS ||
-	    (img->nr_snapshots && !table_fits(img, img->snapshots_offset,
-					      (uint64_t)img->nr_snapshots * SNAP_FIXED)))
-		return BAD(img, "%s: its snapshot table (%u at %llu) is not possible: the header is "
-				"damaged",
+	    (img->nr_snapshots &&
+	     !table_fits(img, img->snapshots_offset, (uint64_t)img->nr_snapshots * SNAP_FIXED)))
+		return BAD(img,
+			   "%s: its snapshot table (%u at %llu) is not possible: the header is "
+			   "damaged",
 			   path, img->nr_snapshots, (unsigned long long)img->snapshots_offset);
 	if (img->external && img->nr_snapshots)
-		return BAD(img, "%s: an image with a data file cannot have snapshots: the header is "
-				"damaged",
+		return BAD(img,
+			   "%s: an image with a data file cannot have snapshots: the header is "
+			   "damaged",
 			   path);
 	if (qc_is_metadata(&(struct qc_image){.cluster_bits = img->cluster_bits,
 					      .l1_offset = img->l1_offset,
@@ -160,8 +168,9 @@ static int read_extensions(struct qc_image *img, const uint8_t *h, uint64_t at, 
 			return 0;
 		at += 8;
 		if (len > end - at)
-			return BAD(img, "%s: a header extension of %u bytes does not fit: the "
-					"header is damaged",
+			return BAD(img,
+				   "%s: a header extension of %u bytes does not fit: the "
+				   "header is damaged",
 				   img->file.path, len);
 		if (type == EXT_BACKING_FORMAT)
 			ret = keep_name(img, &img->backing_format, h + at, len);
@@ -200,7 +209,8 @@ int qc_header_read(struct qc_image *img)
 		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
 	ret = qc_file_read(&img->file, NULL, first, 4096, 0);
 	if (ret)
-		ubd_device_fail(img->dev, ret, "cannot read %s: %s", img->file.path, strerror(-ret));
+		ubd_device_fail(img->dev, ret, "cannot read %s: %s", img->file.path,
+				strerror(-ret));
 	if (!ret)
 		ret = read_fields(img, first, &length);
 	if (!ret && qc_file_read(&img->file, NULL, first, cluster_size(img), 0))
@@ -210,8 +220,9 @@ int qc_header_read(struct qc_image *img)
 	if (!ret)
 		ret = read_names(img, first, length);
 	if (!ret && img->data_raw && img->backing_name)
-		ret = BAD(img, "%s: a raw data file and a backing file exclude one another: the "
-			       "header is damaged",
+		ret = BAD(img,
+			  "%s: a raw data file and a backing file exclude one another: the "
+			  "header is damaged",
 			  img->file.path);
 	page = ret ? 0 : 1u << MIN(img->cluster_bits, 12);
 	if (!ret && posix_memalign((void **)&img->header, 4096, page))

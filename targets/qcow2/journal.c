@@ -143,9 +143,8 @@ static void read_boot_id(char *boot, size_t size)
 
 static bool is_ours(const struct journal_file *old, const struct journal_file *now)
 {
-	return old->magic == now->magic && old->device == now->device &&
-	       old->inode == now->inode && old->l1_offset == now->l1_offset &&
-	       !memcmp(old->boot, now->boot, sizeof(now->boot));
+	return old->magic == now->magic && old->device == now->device && old->inode == now->inode &&
+	       old->l1_offset == now->l1_offset && !memcmp(old->boot, now->boot, sizeof(now->boot));
 }
 
 static int map_journal(struct qc_image *img, struct qc_journal *j)
@@ -199,8 +198,9 @@ int qc_journal_open(struct qc_image *img, const char *dir)
 	img->journal = j;
 	return 0;
 fail:
-	ubd_device_notice(img->dev, "no journal in %s (%s): mappings are written before writes are "
-				    "answered, which is slower",
+	ubd_device_notice(img->dev,
+			  "no journal in %s (%s): mappings are written before writes are "
+			  "answered, which is slower",
 			  dir, strerror(-ret));
 	if (j)
 		free(j->path);

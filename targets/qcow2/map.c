@@ -195,8 +195,7 @@ int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest)
 	l1 = qc_meta(img, tx, l1_pos);
 	if (!l1)
 		return -EAGAIN;
-	ret = new_table(img, tx, l1, l1_pos,
-			place ? place & ~(cluster_size(img) - 1) : 0);
+	ret = new_table(img, tx, l1, l1_pos, place ? place & ~(cluster_size(img) - 1) : 0);
 	if (ret)
 		return ret;
 	ret = entry_place(img, tx, guest, &place, &own);

@@ -74,7 +74,7 @@ struct qc_cache {
 enum qc_need { NEED_NOTHING, NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_TABLE, NEED_ROOM };
 struct qc_tx {
 	enum qc_need need;
-	uint64_t page; /* NEED_PAGE: where; NEED_ROOM: new end; NEED_TABLE: the one too small */
+	uint64_t page;	  /* NEED_PAGE: where; NEED_ROOM: new end; NEED_TABLE: the one too small */
 	unsigned commits; /* made for want of space: the next time there really is none */
 };
 
@@ -131,13 +131,13 @@ struct qc_image {
 	struct qc_waiter *waiters;
 	struct qc_cache cache;
 	struct qc_busy *busy;
-	_Atomic bool broken;  /* metadata found damaged: nothing is allocated any more */
-	_Atomic bool marked;  /* the file says that it is in use (dirty bit) */
-	bool table_growing;   /* no new refcount blocks now */
-	uint64_t hint;	      /* no free host cluster below */
-	uint64_t end_at_open; /* of the file, bytes */
-	uint64_t zero_from;   /* clusters from here on were never written: they are zero */
-	uint64_t packed_seen; /* counts changes that may reuse compressed data's place */
+	_Atomic bool broken;	     /* metadata found damaged: nothing is allocated any more */
+	_Atomic bool marked;	     /* the file says that it is in use (dirty bit) */
+	bool table_growing;	     /* no new refcount blocks now */
+	uint64_t hint;		     /* no free host cluster below */
+	uint64_t end_at_open;	     /* of the file, bytes */
+	uint64_t zero_from;	     /* clusters from here on were never written: they are zero */
+	uint64_t packed_seen;	     /* counts changes that may reuse compressed data's place */
 	struct qc_ranges freed;	     /* unmapped, by nothing durable yet */
 	struct qc_ranges committing; /* unmapped, by the commit under way */
 	struct qc_ranges limbo;	     /* unmapped for good; older requests may still look there */
@@ -147,7 +147,8 @@ struct qc_image {
 	struct qc_journal *journal;
 	struct qc_patch *patches; /* for qc_rebuild() to work in, by guest cluster */
 	uint32_t nr_patches;
-	_Atomic bool commit_first; /* no journal: mappings are committed before they are acknowledged */
+	_Atomic bool
+		commit_first; /* no journal: mappings are committed before they are acknowledged */
 
 	struct ubd_mutex commit_lock;
 	uint64_t commits_begun, commits_done; /* numbers of the last; under lock */
@@ -245,14 +246,14 @@ void qc_wake(struct qc_image *img, struct ubd_queue *q);
 void qc_wait(struct qc_image *img, struct ubd_queue *q);
 
 /* Run `expr` as a transaction, as often as needed; its result in `ret`. */
-#define QC_TRANSACTION(img, q, tx, ret, expr)                                                      \
-	do {                                                                                       \
-		pthread_mutex_lock(&(img)->lock);                                                  \
-		(tx)->need = NEED_NOTHING;                                                         \
-		(ret) = (expr);                                                                    \
-		if ((ret) == -EAGAIN && (tx)->need == NEED_TURN)                                   \
-			qc_wait(img, q);                                                           \
-		pthread_mutex_unlock(&(img)->lock);                                                \
+#define QC_TRANSACTION(img, q, tx, ret, expr)                    \
+	do {                                                     \
+		pthread_mutex_lock(&(img)->lock);                \
+		(tx)->need = NEED_NOTHING;                       \
+		(ret) = (expr);                                  \
+		if ((ret) == -EAGAIN && (tx)->need == NEED_TURN) \
+			qc_wait(img, q);                         \
+		pthread_mutex_unlock(&(img)->lock);              \
 	} while ((ret) == -EAGAIN && !((ret) = qc_tx_wait(img, q, tx)))
 
 /* ---- map.c --------------------------------------------------------------------------------- */
@@ -379,7 +380,7 @@ struct qc_snapshots {
 /* What an image is to become, in one step. */
 struct qc_world {
 	uint64_t size;
-	const struct qc_snapshots *now; /* the snapshots that there are */
+	const struct qc_snapshots *now;	 /* the snapshots that there are */
 	const struct qc_snapshots *then; /* those that there will be */
 	int adopt;			 /* index in now: it becomes the disk; -1: no */
 };

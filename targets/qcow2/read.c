@@ -57,8 +57,8 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 			ret = read_packed(io, at, &x);
 			first = false;
 		} else {
-			*t = (struct ubd_transfer){.where = UBD_ZEROES, .at = at,
-						   .len = (uint32_t)x.len};
+			*t = (struct ubd_transfer){
+				.where = UBD_ZEROES, .at = at, .len = (uint32_t)x.len};
 			if (x.kind == KIND_DATA) {
 				t->where = UBD_FILE;
 				t->fd = x.img->data->b.fd;

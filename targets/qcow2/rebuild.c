@@ -29,7 +29,8 @@ struct rebuild {
 static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *changed)
 {
 	struct qc_image *img = r->img;
-	uint64_t per = 1ull << l2_bits(img), first = i << l2_bits(img), end = clusters_for(img, r->w->size);
+	uint64_t per = 1ull << l2_bits(img), first = i << l2_bits(img),
+		 end = clusters_for(img, r->w->size);
 	unsigned step = entry_size(img);
 	int ret;
 
@@ -42,7 +43,8 @@ static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *change
 	} else {
 		memset(r->c.buffer, 0, cluster_size(img));
 	}
-	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per; r->patch++) {
+	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per;
+	     r->patch++) {
 		const struct qc_patch *p = &img->patches[r->patch];
 		uint8_t *at = r->c.buffer + (p->guest - first) * step;
 
@@ -181,7 +183,8 @@ static uint64_t snapshot_table_bytes(const struct qc_snapshots *s)
 
 	for (unsigned i = 0; i < s->count; i++)
 		bytes += (SNAP_FIXED + s->items[i].extra_length + strlen(s->items[i].id) +
-			  strlen(s->items[i].name) + 7) & ~7ull;
+			  strlen(s->items[i].name) + 7) &
+			 ~7ull;
 	return bytes;
 }
 
@@ -238,8 +241,7 @@ static int write_l1(struct rebuild *r)
 	int ret = census_take(&r->c, n, &r->next.l1_offset);
 
 	memset(r->l1 + used, 0, bytes - used);
-	return ret ? ret
-		   : qc_file_write(&r->img->file, r->q, r->l1, bytes, r->next.l1_offset);
+	return ret ? ret : qc_file_write(&r->img->file, r->q, r->l1, bytes, r->next.l1_offset);
 }
 
 static void put_snapshot(uint8_t *p, const struct qc_snapshot *s)

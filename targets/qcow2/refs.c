@@ -305,9 +305,9 @@ void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count)
 /* ---- A larger table ------------------------------------------------------------------------ */
 
 struct growth {
-	uint64_t first;	  /* cluster of the first new block; the table follows the blocks */
+	uint64_t first; /* cluster of the first new block; the table follows the blocks */
 	uint64_t blocks, clusters, entries;
-	uint8_t *data;	  /* blocks and table */
+	uint8_t *data; /* blocks and table */
 };
 
 /* The new structure lies where the old table could not count, and counts itself. */
@@ -324,8 +324,7 @@ static int plan_growth(const struct qc_image *img, struct growth *g)
 	if (g->clusters << img->cluster_bits > MAX_RT_BYTES && img->rt_clusters > 1)
 		return -EFBIG;
 	g->entries = g->clusters << (img->cluster_bits - 3);
-	if (posix_memalign((void **)&g->data, 4096,
-			   (g->blocks + g->clusters) << img->cluster_bits))
+	if (posix_memalign((void **)&g->data, 4096, (g->blocks + g->clusters) << img->cluster_bits))
 		return -ENOMEM;
 	memset(g->data, 0, (g->blocks + g->clusters) << img->cluster_bits);
 	for (uint64_t i = 0; i < g->blocks + g->clusters; i++)

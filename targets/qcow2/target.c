@@ -70,8 +70,8 @@ static int qcow2_open(struct ubd_device *dev, void *self)
 		.data_file = t->data_file,
 		.journal = qc_journal_dir(t->journal),
 	};
-	int ret = qc_image_open(&t->img, dev, t->file,
-				!ubd_device_read_only(dev) && !t->snapshot, &options);
+	int ret = qc_image_open(&t->img, dev, t->file, !ubd_device_read_only(dev) && !t->snapshot,
+				&options);
 
 	if (ret)
 		return ret;

@@ -23,8 +23,8 @@ static int list(struct qc_image *img, struct ubd_queue *q, const struct ubd_qcow
 		const struct qc_snapshot *s = &all.items[i];
 		uint64_t vm = s->extra_length >= 8 ? get64(s->extra) : s->vm_state;
 
-		job->snapshot(job->arg,
-			      &(struct ubd_qcow2_snapshot){s->id, s->name, s->size, vm, s->seconds});
+		job->snapshot(job->arg, &(struct ubd_qcow2_snapshot){s->id, s->name, s->size, vm,
+								     s->seconds});
 	}
 	qc_snapshots_free(&all);
 	return ret;

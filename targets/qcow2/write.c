@@ -10,13 +10,13 @@
 
 /* A stretch of a request that is written in one go. */
 struct run {
-	uint64_t offset, len;	/* of the disk, bytes */
-	uint64_t guest, count;	/* clusters it touches */
-	uint64_t host;		/* where the first of them is to lie, bytes */
-	bool in_place;		/* nothing to do but to write */
-	bool taken;		/* the host clusters are new, not yet mapped */
-	bool zeroed;		/* and zero */
-	struct qc_entry old;	/* of the first cluster */
+	uint64_t offset, len;  /* of the disk, bytes */
+	uint64_t guest, count; /* clusters it touches */
+	uint64_t host;	       /* where the first of them is to lie, bytes */
+	bool in_place;	       /* nothing to do but to write */
+	bool taken;	       /* the host clusters are new, not yet mapped */
+	bool zeroed;	       /* and zero */
+	struct qc_entry old;   /* of the first cluster */
 	struct qc_busy busy;
 	uint64_t from, to; /* what is written, in bytes from the first cluster's start */
 };
@@ -87,7 +87,8 @@ static void extend_in_place(struct qc_image *img, struct qc_tx *tx, struct run *
 		struct qc_entry e;
 
 		if (qc_map_get(img, tx, r->guest + r->count, &e) ||
-		    !writable_in_place(img, &e, 0, more) || check_host(img, r->guest + r->count, &e) ||
+		    !writable_in_place(img, &e, 0, more) ||
+		    check_host(img, r->guest + r->count, &e) ||
 		    e.host != r->host + (r->count << img->cluster_bits))
 			break;
 		r->count++;
@@ -233,8 +234,8 @@ static int write_merged(struct qc_image *img, struct ubd_queue *q, struct ubd_io
 	if (!ret)
 		ret = qc_read_memory(img, q, start + to, buf + (to - r->from), r->to - to);
 	if (!ret && io)
-		ret = MIN(ubd_io_get(io, (uint32_t)(r->offset - io->offset),
-				     buf + (from - r->from), (uint32_t)r->len),
+		ret = MIN(ubd_io_get(io, (uint32_t)(r->offset - io->offset), buf + (from - r->from),
+				     (uint32_t)r->len),
 			  0);
 	else if (!ret)
 		memset(buf + (from - r->from), 0, r->len);

@@ -235,7 +235,8 @@ static void check_contents(struct ubd_device *d, uint64_t cut, const char *what)
 			flushed = flushes[i].start;
 	for (uint64_t i = 0; i < nr_sectors; i++) {
 		uint64_t at = i % MAX_SECTORS;
-		uint32_t n = (uint32_t)(nr_sectors - i < MAX_SECTORS ? nr_sectors - i : MAX_SECTORS);
+		uint32_t n =
+			(uint32_t)(nr_sectors - i < MAX_SECTORS ? nr_sectors - i : MAX_SECTORS);
 
 		if (!at && ubd_local_io(d, 0, UBD_READ, 0, i * SECTOR, buf, n * SECTOR) < 0)
 			die("%s: sector %llu cannot be read", what, (unsigned long long)i);
@@ -287,8 +288,8 @@ struct subject {
 static void check_state(const struct subject *files, const char *const *copies, uint64_t cut,
 			unsigned way, uint64_t seed)
 {
-	struct disk_options o = {.image = copies[0], .data_file = copies[1], .journal = "off",
-				 .quiet = true};
+	struct disk_options o = {
+		.image = copies[0], .data_file = copies[1], .journal = "off", .quiet = true};
 	char what[128], error[512];
 	struct ubd_device *d;
 	int status;
@@ -321,7 +322,7 @@ static void check_state(const struct subject *files, const char *const *copies, 
 int main(int argc, char **argv)
 {
 	struct disk_options o = {.queues = THREADS, .journal = "off"};
-	struct subject files[2] = {{0}};
+	static struct subject files[2];
 	struct worker w[THREADS];
 	char copy[2][512], error[512];
 	const char *copies[2] = {copy[0], NULL};
@@ -360,7 +361,8 @@ int main(int argc, char **argv)
 			     (nr_sectors - i < 8 ? (uint32_t)(nr_sectors - i) : 8) * SECTOR);
 	for (unsigned round = 0; round < 6; round++) {
 		for (unsigned i = 0; i < THREADS; i++) {
-			w[i] = (struct worker){.index = i, .operations = operations / 6 / THREADS,
+			w[i] = (struct worker){.index = i,
+					       .operations = operations / 6 / THREADS,
 					       .seed = random_next(&seed)};
 			pthread_create(&w[i].thread, NULL, work, &w[i]);
 		}
@@ -379,6 +381,7 @@ int main(int argc, char **argv)
 	for (uint64_t cut = 1 + seed % step; cut <= end + 1; cut += step)
 		for (unsigned way = 0; way < ways; way++, states++)
 			check_state(files, copies, cut, way, random_next(&seed));
-	printf("%llu states of %llu moments\n", (unsigned long long)states, (unsigned long long)end);
+	printf("%llu states of %llu moments\n", (unsigned long long)states,
+	       (unsigned long long)end);
 	return 0;
 }

@@ -55,8 +55,12 @@ struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t s
 		.notice = o->quiet ? ignore_notice : NULL,
 	};
 	const char *const options[][2] = {
-		{"file", o->image},	    {"journal", o->journal},   {"cache", o->cache},
-		{"snapshot", o->snapshot},  {"direct", o->direct},     {"data-file", o->data_file},
+		{"file", o->image},
+		{"journal", o->journal},
+		{"cache", o->cache},
+		{"snapshot", o->snapshot},
+		{"direct", o->direct},
+		{"data-file", o->data_file},
 		{"repair", o->repair ? "yes" : NULL},
 	};
 	struct ubd_device *dev = ubd_device_new(&target_qcow2, &config);

@@ -168,6 +168,12 @@ int main(int argc, char **argv)
 	size = ubd_device_size(dev);
 	sure = calloc(1, size / SECTOR);
 	unsure = calloc(1, size / SECTOR);
+	for (uint64_t i = 0; i < size / SECTOR; i++) {
+		uint8_t buf[SECTOR];
+
+		ubd_local_io(dev, 0, UBD_READ, 0, i * SECTOR, buf, SECTOR);
+		sure[i] = buf[0];
+	}
 	qc_file_hooks = &hooks;
 	memory_fails = kind == 5;
 	left = atoi(argv[3]);

@@ -40,12 +40,36 @@ static uint64_t nasty(const struct base *b)
 {
 	uint64_t cluster = 1ull << (get32(b->data + HDR_CLUSTER_BITS) & 31);
 	const uint64_t values[] = {
-		0, 1, 8, 9, 63, 64, 511, 512, cluster, cluster - 1, cluster + 512, cluster * 2,
-		b->size, b->size - 1, (b->size & ~(cluster - 1)) + cluster, UINT32_MAX, 1ull << 31,
-		UINT64_MAX, INT64_MAX, 1ull << 62, ENTRY_COPIED, ENTRY_PACKED, ENTRY_OFFSET,
-		ENTRY_COPIED | get64(b->data + HDR_L1_OFFSET), get64(b->data + HDR_RT_OFFSET),
-		ENTRY_COPIED | cluster * any(64), ENTRY_COPIED | ENTRY_ZERO | cluster * any(64),
-		ENTRY_PACKED | random_next(&seed), random_next(&seed), 1ull << any(64),
+		0,
+		1,
+		8,
+		9,
+		63,
+		64,
+		511,
+		512,
+		cluster,
+		cluster - 1,
+		cluster + 512,
+		cluster * 2,
+		b->size,
+		b->size - 1,
+		(b->size & ~(cluster - 1)) + cluster,
+		UINT32_MAX,
+		1ull << 31,
+		UINT64_MAX,
+		INT64_MAX,
+		1ull << 62,
+		ENTRY_COPIED,
+		ENTRY_PACKED,
+		ENTRY_OFFSET,
+		ENTRY_COPIED | get64(b->data + HDR_L1_OFFSET),
+		get64(b->data + HDR_RT_OFFSET),
+		ENTRY_COPIED | cluster * any(64),
+		ENTRY_COPIED | ENTRY_ZERO | cluster * any(64),
+		ENTRY_PACKED | random_next(&seed),
+		random_next(&seed),
+		1ull << any(64),
 	};
 
 	return values[any(sizeof(values) / sizeof(*values))];
@@ -53,10 +77,11 @@ static uint64_t nasty(const struct base *b)
 
 static void damage_number(struct base *b, uint64_t at, unsigned bytes)
 {
-	uint64_t value = any(4) ? nasty(b) : get64(b->data + at) ^ 1ull << any(64);
+	uint64_t value;
 
-	if (at + 8 > b->size)
+	if (at > b->size - 8)
 		return;
+	value = any(4) ? nasty(b) : get64(b->data + at) ^ 1ull << any(64);
 	if (bytes == 8)
 		put64(b->data + at, value);
 	else
@@ -68,12 +93,12 @@ static void damage_header(struct base *b)
 	static const struct {
 		uint8_t at, bytes;
 	} fields[] = {
-		{HDR_VERSION, 4},     {HDR_BACKING_OFFSET, 8},	{HDR_BACKING_LENGTH, 4},
-		{HDR_CLUSTER_BITS, 4}, {HDR_SIZE, 8},		{HDR_CRYPT, 4},
-		{HDR_L1_ENTRIES, 4},  {HDR_L1_OFFSET, 8},	{HDR_RT_OFFSET, 8},
-		{HDR_RT_CLUSTERS, 4}, {HDR_SNAPSHOTS, 4},	{HDR_SNAPSHOTS_OFFSET, 8},
-		{HDR_INCOMPATIBLE, 8}, {HDR_AUTOCLEAR, 8},	{HDR_REFCOUNT_ORDER, 4},
-		{HDR_LENGTH, 4},      {HDR_COMPRESSION, 4},	{HDR_COMPRESSION + 8, 4},
+		{HDR_VERSION, 4},	   {HDR_BACKING_OFFSET, 8}, {HDR_BACKING_LENGTH, 4},
+		{HDR_CLUSTER_BITS, 4},	   {HDR_SIZE, 8},	    {HDR_CRYPT, 4},
+		{HDR_L1_ENTRIES, 4},	   {HDR_L1_OFFSET, 8},	    {HDR_RT_OFFSET, 8},
+		{HDR_RT_CLUSTERS, 4},	   {HDR_SNAPSHOTS, 4},	    {HDR_SNAPSHOTS_OFFSET, 8},
+		{HDR_INCOMPATIBLE, 8},	   {HDR_AUTOCLEAR, 8},	    {HDR_REFCOUNT_ORDER, 4},
+		{HDR_LENGTH, 4},	   {HDR_COMPRESSION, 4},    {HDR_COMPRESSION + 8, 4},
 		{HDR_COMPRESSION + 12, 4},
 	};
 	unsigned i = (unsigned)any(sizeof(fields) / sizeof(*fields));
@@ -86,13 +111,13 @@ static void damage_entry(struct base *b, uint64_t pos, unsigned bytes)
 {
 	uint64_t at = pos + any(64) * bytes;
 
-	if (at + 8 <= b->size)
+	if (pos < b->size)
 		damage_number(b, at, bytes);
 }
 
 static uint64_t entry_of(const struct base *b, uint64_t pos)
 {
-	return pos + 8 <= b->size ? get64(b->data + pos) & ENTRY_OFFSET : 0;
+	return pos <= b->size - 8 ? get64(b->data + pos) & ENTRY_OFFSET : 0;
 }
 
 static void damage(struct base *b)
@@ -145,8 +170,8 @@ static void use(struct ubd_device *dev, bool write)
 		enum ubd_op op = ops[any(5)];
 		uint32_t len = (uint32_t)(1 + any(PIECE / 512)) * 512;
 
-		ubd_local_io(dev, 0, op, 0, op == UBD_FLUSH ? 0 : any((most - len) / 512) * 512, buf,
-			     op == UBD_FLUSH ? 0 : len);
+		ubd_local_io(dev, 0, op, 0, op == UBD_FLUSH ? 0 : any((most - len) / 512) * 512,
+			     buf, op == UBD_FLUSH ? 0 : len);
 	}
 	if (write && any(4) == 0)
 		ubd_qcow2_run_live(dev, &job);
@@ -155,8 +180,12 @@ static void use(struct ubd_device *dev, bool write)
 static bool try_image(const char *path)
 {
 	bool write = any(3) != 0;
-	struct disk_options o = {.image = path, .journal = "off", .cache = "1M", .quiet = true,
-				 .read_only = !write, .repair = any(2)};
+	struct disk_options o = {.image = path,
+				 .journal = "off",
+				 .cache = "1M",
+				 .quiet = true,
+				 .read_only = !write,
+				 .repair = any(2)};
 	char error[512] = "";
 	struct ubd_device *dev;
 

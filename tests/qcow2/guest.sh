@@ -1,0 +1,126 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# The target qcow2 under a real disk: data on every way of moving it, file systems, discard, and a
+# server that dies. QEMU checks each image afterwards.
+# shellcheck disable=SC2154 # dev, id, ways: lib.sh
+. "$(dirname "$0")/../guest/lib.sh"
+
+image=$scratch/image
+
+sound() {
+	qemu-img check -q -f qcow2 "$image"
+}
+
+verify() { # QUEUES
+	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
+		--bsrange=4k-256k --iodepth=16 --size=12m --numjobs="$1" --offset_increment=12m --verify=crc32c \
+		--verify_fatal=1 --verify_state_save=0 --group_reporting --fsync=64 ||
+		{ cat "$scratch/fio"; return 1; }
+}
+
+data() { # QUEUES WAY OPTIONS
+	rm -f "$image"
+	qemu-img create -q -f qcow2 ${3:+-o "$3"} "$image" 64M
+	add --queues "$1" --zero-copy="$2" qcow2 "$image"
+	verify "$1"
+	sync "$dev"
+	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
+	ubd del "$id"
+	sound
+	qemu-img compare -q -f qcow2 -F raw "$image" "$scratch/copy"
+	rm -f "$scratch/copy"
+}
+
+overlay() { # WAY
+	rm -f "$image" "$scratch/base"
+	qemu-img create -q -f raw "$scratch/base" 40M
+	dd if=/dev/urandom of="$scratch/base" bs=1M count=40 conv=notrunc status=none
+	qemu-img create -q -f qcow2 -b "$scratch/base" -F raw "$image" 64M
+	add --queues 2 --zero-copy="$1" qcow2 "$image"
+	cmp -n 41943040 "$dev" "$scratch/base"
+	verify 2
+	blkdiscard -f -o 33554432 -l 4194304 "$dev"
+	sync "$dev"
+	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
+	ubd del "$id"
+	sound
+	qemu-img compare -q -f qcow2 -F raw "$image" "$scratch/copy"
+	rm -f "$scratch/copy" "$scratch/base"
+}
+
+packed() { # WAY
+	rm -f "$image"
+	dd if=/dev/zero of="$scratch/raw" bs=1M count=32 status=none
+	seq 1 600000 | dd of="$scratch/raw" conv=notrunc bs=1M status=none
+	qemu-img convert -c -f raw -O qcow2 "$scratch/raw" "$image"
+	add --zero-copy="$1" qcow2 "$image"
+	cmp "$dev" "$scratch/raw"
+	verify 1
+	ubd del "$id"
+	sound
+	rm -f "$scratch/raw"
+}
+
+filesystem() { # WAY MKFS FSCK
+	rm -f "$image"
+	qemu-img create -q -f qcow2 "$image" 400M
+	add --zero-copy="$1" --queues 2 qcow2 "$image"
+	$2 "$dev"
+	mkdir -p "$scratch/mnt"
+	mount "$dev" "$scratch/mnt"
+	cp -r "$top/lib" "$top/targets" "$scratch/mnt"
+	dd if=/dev/urandom of="$scratch/mnt/big" bs=1M count=24 status=none
+	sum=$(sha256sum <"$scratch/mnt/big")
+	umount "$scratch/mnt"
+	mount "$dev" "$scratch/mnt"
+	diff -r "$top/lib" "$scratch/mnt/lib"
+	[ "$sum" = "$(sha256sum <"$scratch/mnt/big")" ]
+	rm "$scratch/mnt/big"
+	fstrim "$scratch/mnt"
+	umount "$scratch/mnt"
+	$3 "$dev"
+	ubd del "$id"
+	sound
+	[ "$(du -m "$image" | cut -f1)" -lt 60 ]
+}
+
+dies() { # WAY
+	rm -f "$image"
+	qemu-img create -q -f qcow2 "$image" 64M
+	add --zero-copy="$1" qcow2 "$image"
+	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
+	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
+	kill -9 "$(pgrep -x ubd)"
+	timeout 60 ubd del "$id" --force || timeout 60 ubd del "$id"
+	sound
+	add --zero-copy="$1" qcow2 "$image"
+	cmp -n 8388608 "$dev" "$scratch/some"
+	ubd del "$id"
+	sound
+	rm -f "$scratch/some"
+}
+
+refused() {
+	rm -f "$image"
+	qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "$image" 1M
+	fails ubd add qcow2 "$image" 2>"$scratch/err"
+	cat "$scratch/err"
+	[ "$(wc -l <"$scratch/err")" -eq 1 ]
+	grep -q encrypted "$scratch/err"
+}
+
+queues=1
+for way in $ways; do
+	check "data, $way, $queues queues" data $queues "$way"
+	check "subclusters, $way" data 2 "$way" extended_l2=on
+	check "on a backing file, $way" overlay "$way"
+	check "compressed, $way" packed "$way"
+	queues=$((queues % 4 + 1))
+done
+check "512-byte clusters, 4 queues" data 4 auto cluster_size=512
+check "preallocated, 3 queues" data 3 auto preallocation=metadata
+check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
+check "the server is killed" dies auto
+check "encrypted images are refused" refused
+check "nothing is left" nothing_left
+finish
