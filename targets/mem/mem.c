@@ -25,7 +25,7 @@ static int mem_open(struct ubd_device *dev, void *self)
 			      m->fd, 0);
 	if (m->map == MAP_FAILED) {
 		close(m->fd); /* keeps errno: only a bad fd would change it */
-		return ubd_device_fail(dev, -ENOMEM, "cannot make %llu bytes of shared memory: %m",
+		return ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %m",
 				       (unsigned long long)m->size);
 	}
 	*ubd_device_limits(dev) = (struct ubd_limits){.size = m->size,
