@@ -42,12 +42,23 @@ use() { # FSTYPE MKFS...
 	rm "$scratch/image"
 }
 
+# One entry of an MBR partition table: Linux, START and LENGTH as four octal bytes each.
+entry() {
+	printf '\000\000\000\000\203\000\000\000%b%b' "$1" "$2"
+}
+
 partitions() {
 	truncate -s 64M "$scratch/image"
-	printf 'label: gpt\nsize=16M\nsize=8M\n' | sfdisk -q "$scratch/image"
+	# 16 MiB from sector 2048, 8 MiB from sector 34816.
+	{
+		entry '\000\010\000\000' '\000\200\000\000'
+		entry '\000\210\000\000' '\000\100\000\000'
+	} | dd of="$scratch/image" bs=1 seek=446 conv=notrunc status=none
+	printf '\125\252' | dd of="$scratch/image" bs=1 seek=510 conv=notrunc status=none
 	add loop "$scratch/image"
 	lsblk -no NAME,SIZE "$dev"
 	[ -b "${dev}p1" ] && [ -b "${dev}p2" ]
+	[ "$(blockdev --getsize64 "${dev}p1")" -eq 16777216 ]
 	[ "$(blockdev --getsize64 "${dev}p2")" -eq 8388608 ]
 	mkfs.ext4 -q "${dev}p1"
 	e2fsck -fn "${dev}p1"
