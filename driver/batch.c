@@ -22,7 +22,7 @@
 /* Buffers filled before others get the processor. */
 #define MAX_ROUNDS 32
 
-#define ALL_FLAGS                                                                                  \
+#define ALL_FLAGS \
 	(UBLK_BATCH_F_HAS_ZONE_LBA | UBLK_BATCH_F_HAS_BUF_ADDR | UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK)
 
 /**

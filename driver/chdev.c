@@ -56,8 +56,9 @@ static int ch_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!is_servers_mm(ub))
 		return -EINVAL;
 	ublk_vma_forbid_write(vma);
-	return remap_pfn_range(vma, vma->vm_start, virt_to_phys(ub->queues[q_id]->desc) >> PAGE_SHIFT,
-			       bytes, vma->vm_page_prot);
+	return remap_pfn_range(vma, vma->vm_start,
+			       virt_to_phys(ub->queues[q_id]->desc) >> PAGE_SHIFT, bytes,
+			       vma->vm_page_prot);
 }
 
 const struct file_operations ublk_ch_fops = {

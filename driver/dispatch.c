@@ -62,13 +62,13 @@ static u32 desc_flags(const struct request *rq)
 		blk_opf_t rq;
 		u32 desc;
 	} map[] = {
-		{ REQ_FAILFAST_DEV, UBLK_IO_F_FAILFAST_DEV },
-		{ REQ_FAILFAST_TRANSPORT, UBLK_IO_F_FAILFAST_TRANSPORT },
-		{ REQ_FAILFAST_DRIVER, UBLK_IO_F_FAILFAST_DRIVER },
-		{ REQ_META, UBLK_IO_F_META },
-		{ REQ_FUA, UBLK_IO_F_FUA },
-		{ REQ_NOUNMAP, UBLK_IO_F_NOUNMAP },
-		{ REQ_SWAP, UBLK_IO_F_SWAP },
+		{REQ_FAILFAST_DEV, UBLK_IO_F_FAILFAST_DEV},
+		{REQ_FAILFAST_TRANSPORT, UBLK_IO_F_FAILFAST_TRANSPORT},
+		{REQ_FAILFAST_DRIVER, UBLK_IO_F_FAILFAST_DRIVER},
+		{REQ_META, UBLK_IO_F_META},
+		{REQ_FUA, UBLK_IO_F_FUA},
+		{REQ_NOUNMAP, UBLK_IO_F_NOUNMAP},
+		{REQ_SWAP, UBLK_IO_F_SWAP},
 	};
 	const blk_opf_t any = REQ_FAILFAST_DEV | REQ_FAILFAST_TRANSPORT | REQ_FAILFAST_DRIVER |
 			      REQ_META | REQ_FUA | REQ_NOUNMAP | REQ_SWAP;
@@ -118,8 +118,7 @@ static void fill_desc_more(struct ublk_queue *q, struct request *rq, struct ublk
 	}
 }
 
-static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq,
-			      struct ublk_slot *slot)
+static blk_status_t fill_desc(struct ublk_queue *q, struct request *rq, struct ublk_slot *slot)
 {
 	struct ublksrv_io_desc *desc = &q->desc[rq->tag];
 	int op = desc_op(rq);

@@ -243,7 +243,7 @@ static inline bool ublk_has(const struct ublk_device *ub, u64 feature)
 }
 
 /* Data is copied between the request and the server's buffer at dispatch and commit. */
-#define UBLK_F_NO_PLAIN_COPY                                                                       \
+#define UBLK_F_NO_PLAIN_COPY \
 	(UBLK_F_USER_COPY | UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG | UBD_F_ALL)
 
 /* Somebody else than the server's task may hold a request. */

@@ -76,7 +76,7 @@ bool ublk_abandon_dead(struct ublk_device *ub)
 			/* With batches any task may commit. */
 			if (!slot->task)
 				continue;
-			/* Past its last task work: pairs with the barrier of exit_notify()'s lock. */
+			/* Past its last task work. */
 			if (smp_load_acquire(&slot->task->exit_state))
 				abandon(q, slot);
 			else if (READ_ONCE(slot->task->flags) & PF_EXITING)
@@ -92,8 +92,8 @@ static void settle(struct ublk_device *ub)
 		ublk_stop_locked(ub);
 	if (ub->state != UBLK_DEV_LIVE)
 		return;
-	ublk_state_set(ub, ublk_gate_closed(ub) == UBLK_GATE_HOLD ? UBLK_DEV_QUIESCED :
-								    UBLK_DEV_FAILING);
+	ublk_state_set(ub, ublk_gate_closed(ub) == UBLK_GATE_HOLD ? UBLK_DEV_QUIESCED
+								  : UBLK_DEV_FAILING);
 	WRITE_ONCE(ub->info.ublksrv_pid, -1);
 }
 

@@ -267,8 +267,8 @@ void ublk_shmem_exit(struct ublk_device *ub)
 static bool find_piece(struct ublk_shmem *sh, const struct bio_vec *bv, bool write, u64 *at)
 {
 	unsigned long pfn = page_to_pfn(bv->bv_page) + (bv->bv_offset >> PAGE_SHIFT);
-	unsigned long last = page_to_pfn(bv->bv_page) +
-			     ((bv->bv_offset + bv->bv_len - 1) >> PAGE_SHIFT);
+	unsigned long last =
+		page_to_pfn(bv->bv_page) + ((bv->bv_offset + bv->bv_len - 1) >> PAGE_SHIFT);
 	MA_STATE(mas, &sh->frames, pfn, pfn);
 	const struct run *run = mas_walk(&mas);
 

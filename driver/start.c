@@ -184,7 +184,8 @@ static void start_scan(struct ublk_device *ub, struct gendisk *disk)
 	if (ublk_has(ub, UBLK_F_NO_AUTO_PART_SCAN))
 		clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 	else
-		queue_work(ublk_wq, &ub->scan_work);
+		/* Not on our own queue: the release that a scan may wait for is there. */
+		queue_work(system_long_wq, &ub->scan_work);
 }
 
 /**

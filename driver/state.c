@@ -16,13 +16,20 @@ static const u8 steps[UBLK_DEV_NR_STATES] = {
 	[UBLK_DEV_STOPPED] = 0,
 };
 
-static const u16 as_seen[UBLK_DEV_NR_STATES] = {
-	[UBLK_DEV_NEW] = UBLK_S_DEV_DEAD,
-	[UBLK_DEV_LIVE] = UBLK_S_DEV_LIVE,
-	[UBLK_DEV_QUIESCED] = UBLK_S_DEV_QUIESCED,
-	[UBLK_DEV_FAILING] = UBLK_S_DEV_FAIL_IO,
-	[UBLK_DEV_STOPPED] = UBLK_S_DEV_DEAD,
-};
+/* As dev_info has it. Both states without a disk are DEAD. */
+static u16 as_seen(enum ublk_dev_state state)
+{
+	switch (state) {
+	case UBLK_DEV_LIVE:
+		return UBLK_S_DEV_LIVE;
+	case UBLK_DEV_QUIESCED:
+		return UBLK_S_DEV_QUIESCED;
+	case UBLK_DEV_FAILING:
+		return UBLK_S_DEV_FAIL_IO;
+	default:
+		return UBLK_S_DEV_DEAD;
+	}
+}
 
 /**
  * ublk_state_set() - take one step
@@ -36,5 +43,5 @@ void ublk_state_set(struct ublk_device *ub, enum ublk_dev_state to)
 		  ub->info.dev_id, ub->state, to);
 	trace_ublk_state(ub->info.dev_id, ub->state, to);
 	WRITE_ONCE(ub->state, to);
-	WRITE_ONCE(ub->info.state, as_seen[to]);
+	WRITE_ONCE(ub->info.state, as_seen(to));
 }

@@ -133,8 +133,8 @@ static ssize_t copy_slot(struct ublk_slot *slot, const struct ublk_place *at, st
 	if (at->integrity)
 		ret = ublk_integrity_copy(rq, at->off, iter);
 	else
-		ret = to_user ? ublk_copy_data(rq, at->off, iter) :
-				copy_in(slot, rq, at->off, iter);
+		ret = to_user ? ublk_copy_data(rq, at->off, iter)
+			      : copy_in(slot, rq, at->off, iter);
 	return ret ?: -EFAULT;
 }
 
