@@ -153,7 +153,11 @@ static int map_journal(struct qc_image *img, struct qc_journal *j)
 	struct stat st;
 	int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-	if (fd < 0 || fstat(img->file.b.fd, &st) < 0 || ftruncate(fd, sizeof(*j->map)) < 0)
+	if (fd < 0 || fstat(img->file.b.fd, &st) < 0)
+		goto fail;
+	/* Its space is taken now: a full file system must not show when a record is written. */
+	errno = posix_fallocate(fd, 0, sizeof(*j->map));
+	if (errno)
 		goto fail;
 	id.device = st.st_dev;
 	id.inode = st.st_ino;

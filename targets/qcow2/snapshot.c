@@ -286,13 +286,13 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 				       (unsigned long long)size);
 	if (size == old)
 		return 0;
-	if (img->data_raw && size > old)
-		ret = qc_file_reserve(&img->data_file, q, size);
 	/* What lies behind the nearer end must not show when it moves on. */
 	if (!ret && edge < edge_end && !img->data_raw)
 		ret = qc_zero(img, q, edge, edge_end - edge, false, false);
 	if (!ret)
 		ret = rebuild_as(img, q, size);
+	if (!ret && img->data_raw)
+		ret = qc_file_truncate(&img->data_file, size);
 	if (!ret && img->backing && size > edge_end && img->backing->size > edge_end)
 		ret = qc_zero(img, q, edge_end, MIN(size, img->backing->size) - edge_end, false,
 			      false);

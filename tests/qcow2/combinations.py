@@ -27,7 +27,7 @@ COMBINATIONS = [
     ("falloc", "preallocation=falloc", ""),
     ("full", "preallocation=full,cluster_size=8K", "snapshots=yes"),
     ("data-file", "data_file={dir}/data,data_file_raw=off", "resize=yes"),
-    ("data-file-raw", "data_file={dir}/data,data_file_raw=on", ""),
+    ("data-file-raw", "data_file={dir}/data,data_file_raw=on", "resize=yes"),
     ("data-file-sub", "data_file={dir}/data,extended_l2=on", ""),
     ("backing-v3", "", "backing snapshots=yes resize=yes"),
     ("backing-v2", "compat=0.10,cluster_size=4K", "backing resize=yes"),
