@@ -31,6 +31,8 @@ static void make_file(const char *name, off_t size)
 	close(fd);
 }
 
+#define ANY_ERROR 1 /* whatever the kernel says first */
+
 struct bad {
 	const char *target;
 	const char *options[4]; /* "name=value"; a leading slash in the value is below dir */
@@ -66,7 +68,8 @@ static void try(const struct bad *b)
 	}
 	if (!ret)
 		ret = ubd_local_start(dev);
-	CHECK(ret == b->err, "%s %s: %d", b->target, b->options[0], ret);
+	CHECK(b->err == ANY_ERROR ? ret < 0 : ret == b->err, "%s %s: %d", b->target, b->options[0],
+	      ret);
 	CHECK(strstr(ubd_device_error(dev), b->says), "\"%s\" lacks \"%s\"", ubd_device_error(dev),
 	      b->says);
 	CHECK(!strchr(ubd_device_error(dev), '\n'), "more than one line");
@@ -143,7 +146,7 @@ static void test_mem(void)
 		{"mem", {"size=0"}, -EINVAL, "at least 512"},
 		{"mem", {"size=1000"}, -EINVAL, "not a multiple"},
 		{"mem", {"size=16E"}, -EINVAL, "not a size"},
-		{"mem", {"size=15E"}, -EINVAL, "shared memory"},
+		{"mem", {"size=15E"}, ANY_ERROR, "shared memory"},
 		{"null", {"size=0"}, -EINVAL, "size 0"},
 		{"null", {"untouched=perhaps"}, -EINVAL, "neither yes nor no"},
 	};
