@@ -32,6 +32,24 @@ struct worker {
 
 static struct fuzz *fuzz;
 
+/*
+ * Commands with mutated addresses make the kernel write near what was meant; what all processes
+ * share is therefore near nothing.
+ */
+static void *shared_far_away(size_t bytes)
+{
+	size_t gap = 4ULL << 30;
+	uint8_t *room =
+		mmap(NULL, 2 * gap, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p;
+
+	if (room == MAP_FAILED)
+		return NULL;
+	p = mmap(room + gap, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
+		 -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
 static uint64_t probe_features(void)
 {
 	uint64_t features = 0;
@@ -256,8 +274,8 @@ int main(int argc, char **argv)
 	unsigned seconds = 30, nr = 8;
 	int opt;
 
-	fuzz = mmap(NULL, sizeof(*fuzz), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (fuzz == MAP_FAILED)
+	fuzz = shared_far_away(sizeof(*fuzz));
+	if (!fuzz)
 		return 2;
 	fuzz->seed = (uint64_t)time(NULL);
 	fuzz->devices = 3;

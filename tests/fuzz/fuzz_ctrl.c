@@ -151,6 +151,8 @@ void fuzz_dev_info(struct fuzz *f, struct rng *rng, struct ublksrv_ctrl_dev_info
 		info->flags |= UBLK_F_USER_RECOVERY;
 	if (info->flags & UBLK_F_USER_RECOVERY_REISSUE)
 		info->flags &= ~UBLK_F_USER_RECOVERY_FAIL_IO;
+	if (info->flags & UBLK_F_INTEGRITY)
+		info->flags |= UBLK_F_USER_COPY;
 	if (f->tame)
 		info->flags &= ~(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |
 				 UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_QUIESCE);
@@ -221,7 +223,7 @@ static uint32_t pick_op(struct fuzz *f, struct rng *rng)
 
 	if ((op == UBLK_U_CMD_DEL_DEV || op == UBLK_U_CMD_DEL_DEV_ASYNC ||
 	     op == UBLK_U_CMD_STOP_DEV || op == UBLK_CMD_STOP_DEV) &&
-	    !rng_once_in(rng, 4))
+	    !rng_once_in(rng, 12))
 		op = UBLK_U_CMD_GET_DEV_INFO;
 	if (f->tame && (op == UBLK_U_CMD_START_USER_RECOVERY || op == UBLK_U_CMD_START_DEV))
 		op = UBLK_U_CMD_GET_PARAMS;
