@@ -102,7 +102,7 @@ dies() { # WAY
 
 refused() {
 	rm -f "$image"
-	qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=200 "$image" 1M
+	qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s "$image" 1M
 	fails ubd add qcow2 "$image" 2>"$scratch/err"
 	cat "$scratch/err"
 	[ "$(wc -l <"$scratch/err")" -eq 1 ]
