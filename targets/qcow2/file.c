@@ -27,6 +27,42 @@ static int after(const struct qc_file_op *op, int ret)
 	return ret;
 }
 
+/*
+ * QEMU's locks on images: byte 100 + i is held by who uses permission i, 200 + i by who lets nobody
+ * else have it; both shared, so that each looks for the other's. 0: reading, 1: writing, 3:
+ * resizing.
+ */
+#define LOCK_USES 100
+#define LOCK_FORBIDS 200
+
+static int lock_byte(int fd, int command, short type, int at)
+{
+	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+
+	if (fcntl(fd, command, &l) < 0)
+		return command == F_OFD_SETLK && (errno == EAGAIN || errno == EACCES);
+	return command == F_OFD_GETLK && l.l_type != F_UNLCK;
+}
+
+/* Whether QEMU, or a program with its manners, is at work on the file. */
+static bool used_by_others(const struct qc_file *f)
+{
+	static const int forbidden[] = {1, 3}, used[] = {0, 1, 3};
+	unsigned uses = f->b.read_only ? 1 : 3;
+	bool taken = false;
+
+	/* File systems without such locks have no opinion. */
+	for (unsigned i = 0; i < uses; i++)
+		taken |= lock_byte(f->b.fd, F_OFD_SETLK, F_RDLCK, LOCK_USES + used[i]);
+	for (unsigned i = 0; i < 2; i++)
+		taken |= lock_byte(f->b.fd, F_OFD_SETLK, F_RDLCK, LOCK_FORBIDS + forbidden[i]);
+	for (unsigned i = 0; i < uses && !taken; i++)
+		taken = lock_byte(f->b.fd, F_OFD_GETLK, F_WRLCK, LOCK_FORBIDS + used[i]);
+	for (unsigned i = 0; i < 2 && !taken; i++)
+		taken = lock_byte(f->b.fd, F_OFD_GETLK, F_WRLCK, LOCK_USES + forbidden[i]);
+	return taken;
+}
+
 int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing_request *want)
 {
 	struct backing_request direct = *want;
@@ -41,6 +77,11 @@ int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing
 	/* Images hold 512-byte sectors whatever the file system under them is made of. */
 	direct.max_block = 512;
 	ret = backing_open(&f->b, dev, &direct);
+	if (!ret && used_by_others(f)) {
+		ret = ubd_device_fail(dev, -EBUSY,
+				      "%s is in use: QEMU or another program has it open", path);
+		backing_close(&f->b);
+	}
 	if (ret) {
 		free(f->path);
 		f->path = NULL;
