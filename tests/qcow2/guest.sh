@@ -13,14 +13,14 @@ sound() {
 
 verify() { # QUEUES
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
-		--bsrange=4k-256k --iodepth=16 --size=12m --numjobs="$1" --offset_increment=12m --verify=crc32c \
+		--bsrange=4k-256k --iodepth=16 --size=4m --numjobs="$1" --offset_increment=4m --verify=crc32c \
 		--verify_fatal=1 --verify_state_save=0 --group_reporting --fsync=64 ||
 		{ cat "$scratch/fio"; return 1; }
 }
 
 data() { # QUEUES WAY OPTIONS
 	rm -f "$image"
-	qemu-img create -q -f qcow2 ${3:+-o "$3"} "$image" 64M
+	qemu-img create -q -f qcow2 ${3:+-o "$3"} "$image" 24M
 	add --queues "$1" --zero-copy="$2" qcow2 "$image"
 	verify "$1"
 	sync "$dev"
@@ -33,13 +33,13 @@ data() { # QUEUES WAY OPTIONS
 
 overlay() { # WAY
 	rm -f "$image" "$scratch/base"
-	qemu-img create -q -f raw "$scratch/base" 40M
-	dd if=/dev/urandom of="$scratch/base" bs=1M count=40 conv=notrunc status=none
-	qemu-img create -q -f qcow2 -b "$scratch/base" -F raw "$image" 64M
+	qemu-img create -q -f raw "$scratch/base" 16M
+	dd if=/dev/urandom of="$scratch/base" bs=1M count=16 conv=notrunc status=none
+	qemu-img create -q -f qcow2 -b "$scratch/base" -F raw "$image" 24M
 	add --queues 2 --zero-copy="$1" qcow2 "$image"
-	cmp -n 41943040 "$dev" "$scratch/base"
+	cmp -n 16777216 "$dev" "$scratch/base"
 	verify 2
-	blkdiscard -f -o 33554432 -l 4194304 "$dev"
+	blkdiscard -f -o 12582912 -l 2097152 "$dev"
 	sync "$dev"
 	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
 	ubd del "$id"
@@ -50,8 +50,8 @@ overlay() { # WAY
 
 packed() { # WAY
 	rm -f "$image"
-	dd if=/dev/zero of="$scratch/raw" bs=1M count=32 status=none
-	seq 1 600000 | dd of="$scratch/raw" conv=notrunc bs=1M status=none
+	dd if=/dev/zero of="$scratch/raw" bs=1M count=16 status=none
+	seq 1 300000 | dd of="$scratch/raw" conv=notrunc bs=1M status=none
 	qemu-img convert -c -f raw -O qcow2 "$scratch/raw" "$image"
 	add --zero-copy="$1" qcow2 "$image"
 	cmp "$dev" "$scratch/raw"
@@ -86,7 +86,7 @@ filesystem() { # WAY MKFS FSCK
 
 dies() { # WAY
 	rm -f "$image"
-	qemu-img create -q -f qcow2 "$image" 64M
+	qemu-img create -q -f qcow2 "$image" 24M
 	add --zero-copy="$1" qcow2 "$image"
 	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
 	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
