@@ -97,9 +97,8 @@ signalled() {
 # What a run could leave: temporary files, mounts, files in the cache.
 leavings() {
 	cache=${UBD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ubd}
-	ls -d /tmp/ubd-vm* "$cache"/tmp* "$cache"/kernels/tmp* "$cache"/initrd/tmp* 2>/dev/null
-	grep "$cache" /proc/mounts
-	:
+	ls -d /tmp/ubd-vm* "$cache"/tmp* "$cache"/kernels/tmp* "$cache"/initrd/tmp* 2>/dev/null || :
+	grep "$cache" /proc/mounts || :
 }
 
 nothing_left() {
