@@ -9,7 +9,7 @@
 
 #include "../targets.h"
 
-/* Not the kernel's: a job for a local device, see ubd_qcow2_run_live(). */
+/* Not the kernel's: a job for a local device, see qcow2_run_live(). */
 #define OP_JOB 0xe0
 
 struct qcow2 {
@@ -164,7 +164,7 @@ static int qcow2_handle(struct ubd_io *io, void *self)
 	}
 }
 
-int ubd_qcow2_run_live(struct ubd_device *dev, const struct ubd_qcow2_job *job)
+int qcow2_run_live(struct ubd_device *dev, const struct ubd_qcow2_job *job)
 {
 	struct qcow2 *t;
 	int ret;

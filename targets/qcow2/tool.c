@@ -66,7 +66,7 @@ static int tool_open(struct ubd_device *dev, void *self)
 	if (ret)
 		ubd_device_fail(dev, ret, "%s: %s", t->file, strerror(-ret));
 	qc_image_close(img);
-	/* Done, and no disk is wanted: ubd_qcow2_run() takes this as success. */
+	/* Done, and no disk is wanted: qcow2_run() takes this as success. */
 	return ret ? ret : -ECANCELED;
 }
 
@@ -99,7 +99,7 @@ static const struct ubd_target target_tool = {
 	.handle = no_requests,
 };
 
-int ubd_qcow2_run(const char *file, const struct ubd_qcow2_job *job, char *error, size_t size)
+int qcow2_run(const char *file, const struct ubd_qcow2_job *job, char *error, size_t size)
 {
 	struct ubd_device *dev = ubd_device_new(&target_tool, NULL);
 	int ret;

@@ -40,12 +40,12 @@ struct ubd_qcow2_job {
  * On an image that nobody serves. Blocks. 0 or -errno, then with a sentence in error. A crash at
  * any point leaves the image as before or as after.
  */
-int ubd_qcow2_run(const char *file, const struct ubd_qcow2_job *job, char *error, size_t size);
+int qcow2_run(const char *file, const struct ubd_qcow2_job *job, char *error, size_t size);
 /*
  * On the image that a device of this process serves; requests wait meanwhile. From any thread but
  * the queues' own, one job at a time. -EOPNOTSUPP: not a qcow2 device, or not a local one.
  */
-int ubd_qcow2_run_live(struct ubd_device *dev, const struct ubd_qcow2_job *job);
+int qcow2_run_live(struct ubd_device *dev, const struct ubd_qcow2_job *job);
 
 #ifdef __cplusplus
 }

@@ -143,7 +143,7 @@ static void use_snapshots(unsigned round)
 	if (job.verb == UBD_QCOW2_APPLY)
 		for (uint64_t i = 0; i < nr_sectors; i++)
 			tell(i, saved[i], start);
-	ret = ubd_qcow2_run_live(dev, &job);
+	ret = qcow2_run_live(dev, &job);
 	if (ret)
 		die("snapshot: %s", strerror(-ret));
 	end = record_tick();

@@ -155,7 +155,7 @@ static int live(enum ubd_qcow2_verb verb, const char *name, uint64_t size)
 {
 	struct ubd_qcow2_job job = {.verb = verb, .name = name, .size = size};
 
-	return ubd_qcow2_run_live(disk.dev, &job);
+	return qcow2_run_live(disk.dev, &job);
 }
 
 static void use_snapshot(uint64_t *seed)

@@ -174,7 +174,7 @@ static void use(struct ubd_device *dev, bool write)
 			     buf, op == UBD_FLUSH ? 0 : len);
 	}
 	if (write && any(4) == 0)
-		ubd_qcow2_run_live(dev, &job);
+		qcow2_run_live(dev, &job);
 }
 
 static bool try_image(const char *path)

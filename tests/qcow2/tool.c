@@ -57,7 +57,7 @@ int main(int argc, char **argv)
 	if (job.verb > UBD_QCOW2_REPAIR)
 		die("%s: no such verb", argv[2]);
 	job.size = argv[3] ? strtoull(argv[3], NULL, 0) : 0;
-	if (ubd_qcow2_run(argv[1], &job, error, sizeof(error)))
+	if (qcow2_run(argv[1], &job, error, sizeof(error)))
 		die("%s", error);
 	return 0;
 }
