@@ -17,8 +17,8 @@ BUILD_PACKAGES = gcc meson ninja-build pkg-config libc6-dev liburing-dev libjson
 TEST_PACKAGES = clang clang-format libclang-rt-14-dev python3 fio e2fsprogs xfsprogs btrfs-progs \
 	fdisk nbdkit qemu-utils mandoc git
 
-.PHONY: all build setup setup-build setup-test demo test bench driver conform selftests \
-	check-driver check-targets check-zero-copy install format clean help
+.PHONY: all build setup setup-build setup-test demo test check bench driver conform check-targets \
+	check-zero-copy install format clean help
 
 all: build
 
@@ -38,7 +38,15 @@ setup: setup-test
 demo: build
 	@scripts/demo
 
+# What CI has time for, on 6.12 and 7.2; `make check` runs every suite there is.
+CI_SUITES = 'unit-*' cli-host cli-life-612 cli-refusals-612 cli-life-72 cli-refusals-72 \
+	guest-doc guest-data-612 guest-data-72 guest-embed-612 guest-uninitialised-612 \
+	guest-filesystems-612
+
 test: build setup-test
+	@tests/run $(CI_SUITES)
+
+check: build setup-test
 	@tests/run
 
 bench: build setup-test
@@ -49,6 +57,13 @@ driver:
 
 conform: setup-test
 	@tests/conform/run --kernel $(KERNEL) --driver $(DRIVER)
+
+check-targets: build setup-test
+	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd or ONLY=qcow2' >&2; exit 2; }
+	@tests/$(ONLY)/run --full
+
+check-zero-copy: setup-test
+	@for k in 6.12 6.1 7.2; do driver/build $$k >/dev/null && tests/zero-copy/run --kernel $$k || exit 1; done
 
 install: build
 	@meson install -C $(BUILD)
@@ -63,4 +78,7 @@ help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
 	@echo 'make driver KERNEL=6.1|6.12|7.2           build the kernel module'
 	@echo 'make conform KERNEL=... DRIVER=ours|intree   the ABI conformance suite'
+	@echo 'make check                                every suite, the long ones too'
+	@echo 'make check-targets ONLY=nbd|qcow2         all proofs of one target'
+	@echo 'make check-zero-copy                      zero copy of our driver on 6.1, 6.12 and 7.2'
 	@echo 'make install | format | clean'
