@@ -38,13 +38,12 @@ setup: setup-test
 demo: build
 	@scripts/demo
 
-# What CI has time for, on 6.12 and 7.2; `make check` runs every suite there is.
-CI_SUITES = 'unit-*' cli-host cli-life-612 cli-refusals-612 cli-life-72 cli-refusals-72 \
-	guest-doc guest-data-612 guest-data-72 guest-embed-612 guest-uninitialised-612 \
-	guest-filesystems-612
+# What CI runs, one at a time: two guests on two cores hold each other up. `make check` runs every
+# suite there is.
+CI_SUITES = 'unit-*' cli-host cli-life-612
 
 test: build setup-test
-	@tests/run $(CI_SUITES)
+	@tests/run --jobs 1 $(CI_SUITES)
 
 check: build setup-test
 	@tests/run
