@@ -189,6 +189,14 @@ ON(btrfs_buffered, BTRFS_BUFFERED)
 ON(block_buffered, BLOCK_BUFFERED)
 ON(block_direct, BLOCK_DIRECT)
 
+static bool all_ended(struct job *const *jobs, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		if (!job_ended(jobs[i]))
+			return false;
+	return true;
+}
+
 /* A request made of several bios, merged: its members are taken over their borders. */
 CASE(merged_bios)
 {
@@ -205,20 +213,18 @@ CASE(merged_bios)
 	for (unsigned i = 1; i < 8; i++)
 		io[i] = io_begin(h.dev, IO_READ, AT + i * 4096, 4096);
 	sleep_ms(500);
-	for (bool more = true; more;) {
+	while (!all_ended(io, 8)) {
 		uint32_t bytes = iod->nr_sectors * SECTOR, half = bytes / 2;
 		uint64_t pos = iod->start_sector * SECTOR;
 		struct ubd_member m[] = {zc_read(fd, 0, half, pos),
 					 zc_read(fd, half, bytes - half, pos + half)};
+		struct ioq_cqe cqe;
 
 		if (bytes > 4096)
 			conform_note("a request of %u bytes came of reads of 4096", bytes);
 		zc_submit(&h.q, UBD_U_IO_FUSED, tag, m, 2);
-		more = false;
-		for (unsigned i = 0; i < 8; i++)
-			more |= !job_ended(io[i]);
-		if (more)
-			more = zc_result(&h.q, UBD_U_IO_FUSED, tag) == 0;
+		while (ioq_wait(&h.q, &cqe, 50) && !all_ended(io, 8))
+			;
 	}
 	for (unsigned i = 0; i < 8; i++) {
 		long res = 0;

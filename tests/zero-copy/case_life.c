@@ -216,7 +216,8 @@ static void killed(enum kind kind, uint64_t recovery, bool writes)
 	REQUIRE(dev_cmd(dev, UBLK_U_CMD_START_DEV, (uint64_t)server_pid(s), NULL, 0) == 0,
 		"START_DEV fails");
 	for (unsigned i = 0; i < 2; i++)
-		io[i] = io_begin(dev, writes ? IO_WRITE : IO_READ, i * LEN, LEN);
+		/* Apart, or they might come merged. */
+		io[i] = io_begin(dev, writes ? IO_WRITE : IO_READ, i * 16 * LEN, LEN);
 	for (unsigned i = 0; i < 500 && atomic_load(&s->custom[READY]) < 2; i++)
 		sleep_ms(10);
 	REQUIRE(atomic_load(&s->custom[READY]) >= 2, "the server has got no requests");
