@@ -55,7 +55,9 @@ static int get_affinity(struct ublk_device *ub, const struct ublksrv_ctrl_cmd *h
 		return -EINVAL;
 	if (!zalloc_cpumask_var(&mask, GFP_KERNEL))
 		return -ENOMEM;
-	for_each_possible_cpu(cpu) if (map[cpu] == h->data[0]) cpumask_set_cpu(cpu, mask);
+	for_each_possible_cpu(cpu)
+		if (map[cpu] == h->data[0])
+			cpumask_set_cpu(cpu, mask);
 	ret = copy_mask(u64_to_user_ptr(h->addr), h->len, mask);
 	free_cpumask_var(mask);
 	return ret;

@@ -23,7 +23,7 @@ size_t ublk_copy_data(struct request *rq, size_t off, struct iov_iter *iter)
 	size_t done = 0;
 
 	/* Page by page: a longer piece may span folios, which the copy's checks take ill. */
-	rq_for_each_segment (bv, rq, it) {
+	rq_for_each_segment(bv, rq, it) {
 		size_t len = bv.bv_len, n;
 
 		if (off >= len) {
@@ -87,7 +87,7 @@ void ublk_zero_data(struct request *rq, u32 from, u32 to)
 	struct bio_vec bv;
 	u32 pos = 0;
 
-	rq_for_each_segment (bv, rq, it) {
+	rq_for_each_segment(bv, rq, it) {
 		u32 start = max(from, pos), end = min(to, pos + bv.bv_len);
 
 		if (start < end)

@@ -22,7 +22,9 @@ static int queue_node(const struct ublk_device *ub, u16 q_id)
 	const unsigned int *map = ub->tag_set.map[HCTX_TYPE_DEFAULT].mq_map;
 	unsigned int cpu;
 
-	for_each_possible_cpu(cpu) if (map[cpu] == q_id) return cpu_to_node(cpu);
+	for_each_possible_cpu(cpu)
+		if (map[cpu] == q_id)
+			return cpu_to_node(cpu);
 	return NUMA_NO_NODE;
 }
 

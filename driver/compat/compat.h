@@ -53,10 +53,10 @@ static inline void *ublk_cmd_ring(struct io_uring_cmd *cmd)
 	return cmd_to_io_kiocb(cmd)->ctx;
 }
 
-#define ublk_cmd_pdu(cmd, type)                                                                    \
-	({                                                                                         \
-		BUILD_BUG_ON(sizeof(type) > sizeof_field(struct io_uring_cmd, pdu));               \
-		(type *)&(cmd)->pdu;                                                               \
+#define ublk_cmd_pdu(cmd, type)                                                      \
+	({                                                                           \
+		BUILD_BUG_ON(sizeof(type) > sizeof_field(struct io_uring_cmd, pdu)); \
+		(type *)&(cmd)->pdu;                                                 \
 	})
 
 /*
@@ -65,20 +65,20 @@ static inline void *ublk_cmd_ring(struct io_uring_cmd *cmd)
  * name_tw is what io_uring_cmd_complete_in_task() takes.
  */
 #ifdef UBLK_HAVE_TW_REQ
-#define UBLK_TASK_WORK(name)                                                                       \
-	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);                      \
-	static void name##_tw(struct io_tw_req tw_req, io_tw_token_t tw)                           \
-	{                                                                                          \
-		name(io_uring_cmd_from_tw(tw_req), IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);            \
-	}                                                                                          \
+#define UBLK_TASK_WORK(name)                                                            \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);           \
+	static void name##_tw(struct io_tw_req tw_req, io_tw_token_t tw)                \
+	{                                                                               \
+		name(io_uring_cmd_from_tw(tw_req), IO_URING_CMD_TASK_WORK_ISSUE_FLAGS); \
+	}                                                                               \
 	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
 #else
-#define UBLK_TASK_WORK(name)                                                                       \
-	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);                      \
-	static void name##_tw(struct io_uring_cmd *cmd, unsigned int issue_flags)                  \
-	{                                                                                          \
-		name(cmd, issue_flags);                                                            \
-	}                                                                                          \
+#define UBLK_TASK_WORK(name)                                                      \
+	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags);     \
+	static void name##_tw(struct io_uring_cmd *cmd, unsigned int issue_flags) \
+	{                                                                         \
+		name(cmd, issue_flags);                                           \
+	}                                                                         \
 	static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
 #endif
 
@@ -121,12 +121,12 @@ typedef struct request *ublk_rq_list_t;
 #ifdef UBLK_HAVE_BLK_MODE
 #define UBLK_DISK_OPEN(name) static int name(struct gendisk *disk, blk_mode_t mode)
 #else
-#define UBLK_DISK_OPEN(name)                                                                       \
-	static int name##_disk(struct gendisk *disk);                                              \
-	static int name(struct block_device *bdev, fmode_t mode)                                   \
-	{                                                                                          \
-		return name##_disk(bdev->bd_disk);                                                 \
-	}                                                                                          \
+#define UBLK_DISK_OPEN(name)                                     \
+	static int name##_disk(struct gendisk *disk);            \
+	static int name(struct block_device *bdev, fmode_t mode) \
+	{                                                        \
+		return name##_disk(bdev->bd_disk);               \
+	}                                                        \
 	static int name##_disk(struct gendisk *disk)
 #endif
 
@@ -189,13 +189,13 @@ static inline int ublk_zone_report(struct gendisk *disk, struct blk_zone *zone, 
 
 int ublk_report_zones(struct gendisk *disk, sector_t sector, unsigned int nr_zones,
 		      struct blk_report_zones_args *args);
-#define UBLK_REPORT_ZONES(name)                                                                    \
-	int name(struct gendisk *disk, sector_t sector, unsigned int nr_zones,                     \
-		 struct blk_report_zones_args *args)                                               \
-	{                                                                                          \
-		struct ublk_zone_sink sink = { .args = args };                                     \
-                                                                                                   \
-		return report_zones(disk, sector, nr_zones, &sink);                                \
+#define UBLK_REPORT_ZONES(name)                                                \
+	int name(struct gendisk *disk, sector_t sector, unsigned int nr_zones, \
+		 struct blk_report_zones_args *args)                           \
+	{                                                                      \
+		struct ublk_zone_sink sink = {.args = args};                   \
+                                                                               \
+		return report_zones(disk, sector, nr_zones, &sink);            \
 	}
 #else
 struct ublk_zone_sink {
@@ -215,7 +215,7 @@ int ublk_report_zones(struct gendisk *disk, sector_t sector, unsigned int nr_zon
 	int name(struct gendisk *disk, sector_t sector, unsigned int nr_zones, report_zones_cb cb, \
 		 void *data)                                                                       \
 	{                                                                                          \
-		struct ublk_zone_sink sink = { .cb = cb, .data = data };                           \
+		struct ublk_zone_sink sink = {.cb = cb, .data = data};                             \
                                                                                                    \
 		return report_zones(disk, sector, nr_zones, &sink);                                \
 	}
