@@ -100,9 +100,10 @@ packages() {
 	apt-cache search --names-only '^linux-(image|binary|modules|base|headers)-[0-9]' | cut -d' ' -f1
 }
 
-# newest REGEX: the package whose name matches and sorts last as a version.
+# newest REGEX: the package whose name matches and sorts last as a version; other flavours than
+# the plain one are not meant.
 newest() {
-	packages | grep -E "^$1\$" | sort -V | tail -n 1
+	packages | grep -E "^$1\$" | grep -vE -e '-(rt|cloud)-' | sort -V | tail -n 1
 }
 
 available() {
