@@ -310,11 +310,11 @@ CASE(death_not_yet_sigstop)
 	struct server *s = server_up(dev_new(0, 2, 8));
 	struct job *io;
 
-	kill(server_pid(s), SIGSTOP);
+	server_signal(s, SIGSTOP);
 	sleep_ms(100);
 	io = io_begin(s->dev, IO_READ, AT, 4096);
 	CHECK(io_end_within(io, 1000) == JOB_RUNNING, "I/O ended while the server was stopped");
-	kill(server_pid(s), SIGCONT);
+	server_signal(s, SIGCONT);
 	CHECK(io_end(io) == 4096, "the read failed");
 	server_down(s);
 }
@@ -324,7 +324,7 @@ CASE(death_while_stopped)
 	struct server *s = server_up(dev_new(0, 2, 8));
 	struct job *io;
 
-	kill(server_pid(s), SIGSTOP);
+	server_signal(s, SIGSTOP);
 	sleep_ms(100);
 	io = io_begin(s->dev, IO_READ, AT, 4096);
 	sleep_ms(100);
@@ -456,7 +456,7 @@ static void kill_at_all_moments(uint64_t flags, int sig)
 			io[n] = io_begin(s->dev, n & 1 ? IO_WRITE : IO_READ, (uint64_t)n << 18,
 					 256 << 10);
 		sleep_ms(i * 2);
-		kill(server_pid(s), sig);
+		server_signal(s, sig);
 		dev_del(s->dev);
 		for (unsigned n = 0; n < 6; n++) {
 			long res = io_end(io[n]);
@@ -490,7 +490,7 @@ CASE_LIMIT(death_everything_at_once, 120)
 		cmd[0] = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
 		cmd[1] = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
 		cmd[2] = dev_cmd_begin(s->dev, UBLK_U_CMD_DEL_DEV, 0);
-		kill(server_pid(s), SIGKILL);
+		server_signal(s, SIGKILL);
 		for (unsigned n = 0; n < 3; n++)
 			CHECK(job_wait(cmd[n], 20000, NULL) == 0, "command %u does not end", n);
 		for (unsigned n = 0; n < 4; n++)
@@ -529,12 +529,12 @@ CASE(death_stale_server)
 	struct server *s = up_with_body(0, outlive_the_device);
 	struct dev *next = dev_new(0, 1, 4);
 
-	kill(server_pid(s), SIGSTOP);
+	server_signal(s, SIGSTOP);
 	RESULT("delete-async", dev_cmd(s->dev, UBLK_U_CMD_DEL_DEV_ASYNC, 0, NULL, 0), 0);
 	next->id = s->dev->id;
 	RESULT("stale-id-in-use", dev_try_add(next), -EEXIST);
 	atomic_store(&s->custom[0], 1);
-	kill(server_pid(s), SIGCONT);
+	server_signal(s, SIGCONT);
 	REQUIRE(job_wait(s->job, 10000, NULL) == 0, "the stale server does not end");
 	CHECK(atomic_load(&s->custom[2]) != 0, "a fetch on a deleted device succeeded");
 	CHECK(atomic_load(&s->custom[3]) != 0, "a commit on a deleted device succeeded");

@@ -82,7 +82,7 @@ CASE(life_start_before_fetch)
 	start = dev_cmd_begin(dev, UBLK_U_CMD_START_DEV, (uint64_t)getpid());
 	CHECK(job_wait(start, 400, &res) == JOB_RUNNING, "START_DEV did not wait: %s",
 	      conform_errname(res));
-	kill(start->pid, SIGKILL);
+	job_signal(start, SIGKILL);
 	REQUIRE(job_wait(start, 10000, NULL) != JOB_RUNNING, "START_DEV cannot be interrupted");
 	job_put(start);
 	CHECK(!dev_has_disk(dev), "a disk, though START_DEV was interrupted");
@@ -208,7 +208,7 @@ CASE(life_interrupted_delete_goes_on)
 	REQUIRE(fd >= 0, "cannot open %s", dev_char_path(dev));
 	del = dev_cmd_begin(dev, UBLK_U_CMD_DEL_DEV, 0);
 	CHECK(job_wait(del, 300, NULL) == JOB_RUNNING, "DEL_DEV did not wait");
-	kill(del->pid, SIGKILL);
+	job_signal(del, SIGKILL);
 	REQUIRE(job_wait(del, 10000, NULL) != JOB_RUNNING, "DEL_DEV cannot be interrupted");
 	again->id = dev->id;
 	RESULT("add-while-deleting", dev_try_add(again), -EEXIST);

@@ -153,6 +153,15 @@ void job_start(struct job *job)
 	REQUIRE(job->pid >= 0, "cannot fork a job");
 }
 
+void job_signal(const struct job *job, int sig)
+{
+	pid_t pid = job->pid;
+
+	/* Zero when it has ended, and that would mean the case's own process group. */
+	if (pid > 0)
+		kill(pid, sig);
+}
+
 static bool take_end(struct job *job, unsigned ms)
 {
 	struct timespec until;

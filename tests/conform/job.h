@@ -40,6 +40,8 @@ void jobs_init(void);
 /* A job not started yet, its data zeroed as far as dirty bytes say. */
 struct job *job_new(long (*fn)(struct job *job), const void *arg, size_t bytes);
 void job_start(struct job *job);
+/* Send a signal; nothing when the process has ended. */
+void job_signal(const struct job *job, int sig);
 /* True when the process has ended: nothing it had open is open any more. */
 bool job_ended(struct job *job);
 /* 0 and the function's result, JOB_RUNNING, or -ECHILD when something killed the process. */

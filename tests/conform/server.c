@@ -230,9 +230,14 @@ int server_pid(const struct server *s)
 	return s->job->pid;
 }
 
+void server_signal(const struct server *s, int sig)
+{
+	job_signal(s->job, sig);
+}
+
 void server_kill(struct server *s)
 {
-	kill(s->job->pid, SIGKILL);
+	server_signal(s, SIGKILL);
 	REQUIRE(job_wait(s->job, 20000, NULL) != JOB_RUNNING, "the killed server does not end");
 	job_put(s->job);
 }

@@ -66,6 +66,8 @@ void server_start(struct server *server);
 void server_kill(struct server *server);
 /* Wait until it has ended by itself, since all its commands were aborted. */
 void server_join(struct server *server);
+/* Send it a signal; nothing when it has ended. */
+void server_signal(const struct server *server, int sig);
 int server_pid(const struct server *server);
 
 /* All of it: a device added, served and started; then stopped and deleted. */
