@@ -279,6 +279,32 @@ static inline struct coro *queue_current(struct ubd_queue *q)
 	return q->coros.current;
 }
 
+/* Bytes of data that a request has. */
+static inline uint64_t data_bytes(const struct ubd_io *io)
+{
+	switch (io->op) {
+	case UBD_READ:
+	case UBD_WRITE:
+	case UBD_ZONE_APPEND:
+		return io->length;
+	case UBD_REPORT_ZONES:
+		return io->length * 64ull; /* struct blk_zone */
+	default:
+		return 0;
+	}
+}
+
+/* Which way they go. */
+static inline bool carries_read_data(const struct ubd_io *io)
+{
+	return io->op == UBD_READ || io->op == UBD_REPORT_ZONES;
+}
+
+static inline bool carries_write_data(const struct ubd_io *io)
+{
+	return io->op == UBD_WRITE || io->op == UBD_ZONE_APPEND;
+}
+
 static inline struct tag *tag_of(struct ubd_io *io)
 {
 	return container_of(io, struct tag, io);

@@ -105,7 +105,7 @@ static int add(struct ubd_device *dev)
 		return explain_add(dev, ret);
 	dev->added = true;
 	want &= ways[dev->zero_copy].features | UBLK_F_USER_RECOVERY |
-		UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_USER_RECOVERY_FAIL_IO;
+		UBLK_F_USER_RECOVERY_REISSUE | UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_ZONED;
 	if (want & ~dev->info.flags)
 		return device_fail(
 			dev, -EOPNOTSUPP,

@@ -43,7 +43,7 @@ static void start(struct ubd_queue *q, struct tag *t, struct local_request *r)
 	t->io.append_at = 0;
 	t->local = r;
 	t->buf = aligned && r->buf ? r->buf : t->own_buf;
-	if (!aligned && r->io.op == UBD_WRITE)
+	if (!aligned && carries_write_data(&r->io))
 		memcpy(t->buf, r->buf, r->io.length);
 	request_start(q, t);
 }
@@ -78,8 +78,9 @@ void local_done(struct ubd_queue *q, struct tag *t)
 	struct local_request *r = t->local;
 	bool more;
 
-	if (t->buf == t->own_buf && t->io.op == UBD_READ && t->result > 0)
+	if (t->buf == t->own_buf && carries_read_data(&t->io) && t->result > 0)
 		memcpy(r->buf, t->buf, (unsigned)t->result);
+	r->io.append_at = t->io.append_at;
 	t->local = NULL;
 	finish(r, t->result);
 	/* Somebody may be waiting for a tag. From the loop, not from this coroutine's stack. */
@@ -88,6 +89,39 @@ void local_done(struct ubd_queue *q, struct tag *t)
 	pthread_mutex_unlock(&q->remote_lock);
 	if (more)
 		queue_kick(q);
+}
+
+static int run(struct ubd_device *dev, unsigned index, struct local_request *r)
+{
+	const struct ubd_io *io = &r->io;
+	uint64_t size = ubd_device_size(dev), data = data_bytes(io);
+	struct ubd_queue *q;
+
+	if (!dev->local || !dev->started || index >= dev->nr_queues)
+		return -EINVAL;
+	if ((data && !r->buf) || data > dev->info.max_io_buf_bytes)
+		return -EINVAL;
+	if (io->offset > size || io->length > size - io->offset)
+		return -EINVAL;
+	q = &dev->queues[index];
+	sem_init(&r->done, 0, 0);
+	pthread_mutex_lock(&q->remote_lock);
+	if (q->stop_wanted) {
+		pthread_mutex_unlock(&q->remote_lock);
+		sem_destroy(&r->done);
+		return -ENODEV;
+	}
+	if (q->local_tail)
+		q->local_tail->next = r;
+	else
+		q->local_head = r;
+	q->local_tail = r;
+	queue_kick(q);
+	pthread_mutex_unlock(&q->remote_lock);
+	while (sem_wait(&r->done))
+		;
+	sem_destroy(&r->done);
+	return r->result;
 }
 
 int ubd_local_io(struct ubd_device *dev, unsigned index, enum ubd_op op, unsigned flags,
@@ -100,33 +134,22 @@ int ubd_local_io(struct ubd_device *dev, unsigned index, enum ubd_op op, unsigne
 		       .length = length},
 		.buf = buf,
 	};
-	bool data = op == UBD_READ || op == UBD_WRITE;
-	uint64_t size = ubd_device_size(dev);
-	struct ubd_queue *q;
 
-	if (!dev->local || !dev->started || index >= dev->nr_queues)
-		return -EINVAL;
-	if (data && (!buf || length > dev->info.max_io_buf_bytes))
-		return -EINVAL;
-	if (offset > size || length > size - offset)
-		return -EINVAL;
-	q = &dev->queues[index];
-	sem_init(&r.done, 0, 0);
-	pthread_mutex_lock(&q->remote_lock);
-	if (q->stop_wanted) {
-		pthread_mutex_unlock(&q->remote_lock);
-		sem_destroy(&r.done);
-		return -ENODEV;
-	}
-	if (q->local_tail)
-		q->local_tail->next = &r;
-	else
-		q->local_head = &r;
-	q->local_tail = &r;
-	queue_kick(q);
-	pthread_mutex_unlock(&q->remote_lock);
-	while (sem_wait(&r.done))
-		;
-	sem_destroy(&r.done);
-	return r.result;
+	return run(dev, index, &r);
+}
+
+int ubd_local_append(struct ubd_device *dev, unsigned index, unsigned flags, uint64_t offset,
+		     void *buf, uint32_t length, uint64_t *at)
+{
+	struct local_request r = {
+		.io = {.op = UBD_ZONE_APPEND,
+		       .flags = (uint8_t)flags,
+		       .offset = offset,
+		       .length = length},
+		.buf = buf,
+	};
+	int ret = run(dev, index, &r);
+
+	*at = r.io.append_at;
+	return ret;
 }

@@ -7,7 +7,8 @@
 
 #define SECTOR 512u
 #define MAX_BLOCK 65536u
-#define MAX_IO (32u << 20) /* UBLK_IO_BUF_BITS */
+#define MAX_IO (32u << 20)    /* UBLK_IO_BUF_BITS */
+#define MAX_ZONE (1ull << 40) /* chunk_sectors has 32 bits */
 
 static int bad(struct ubd_device *dev, const char *what)
 {
@@ -77,6 +78,28 @@ static int check_blocks(struct ubd_device *dev)
 	return 0;
 }
 
+static int check_zones(struct ubd_device *dev)
+{
+	struct ubd_limits *l = &dev->limits;
+	uint64_t nr;
+
+	if (!l->zone_size)
+		return 0;
+	if (!is_power_of_two(l->zone_size) || l->zone_size < l->logical_block ||
+	    l->zone_size > MAX_ZONE || l->size % l->zone_size)
+		return bad(dev, "its zones are not powers of two from a block to 1 TiB that divide "
+				"its size");
+	nr = l->size / l->zone_size;
+	if (l->max_open_zones > nr || l->max_active_zones > nr ||
+	    (l->max_active_zones && l->max_open_zones > l->max_active_zones))
+		return bad(dev, "it allows more open zones than active ones, or than there are");
+	l->max_zone_append = MIN(l->max_zone_append ? l->max_zone_append : l->max_io, l->max_io);
+	if (l->max_zone_append > l->zone_size)
+		l->max_zone_append = (uint32_t)l->zone_size;
+	l->max_zone_append -= l->max_zone_append % l->logical_block;
+	return l->max_zone_append ? 0 : bad(dev, "its largest append is below a block");
+}
+
 int params_check(struct ubd_device *dev)
 {
 	struct ubd_limits *l = &dev->limits;
@@ -92,7 +115,7 @@ int params_check(struct ubd_device *dev)
 	l->read_only = l->read_only || dev->cfg.read_only;
 	if (l->fua && !l->volatile_cache)
 		return bad(dev, "fua without volatile_cache makes no sense");
-	return 0;
+	return check_zones(dev);
 }
 
 /* Sectors of the largest DISCARD or WRITE_ZEROES: more would be cut off silently by kernels
@@ -127,7 +150,8 @@ void params_fill(const struct ubd_device *dev, struct ublk_params *p)
 				.io_min_shift = shift_of(l->io_min),
 				.io_opt_shift = shift_of(l->io_opt),
 				.max_sectors = MIN(l->max_io, dev->info.max_io_buf_bytes) >> 9,
-				.chunk_sectors = l->chunk >> 9,
+				.chunk_sectors =
+					(uint32_t)((l->zone_size ? l->zone_size : l->chunk) >> 9),
 				.dev_sectors = l->size >> 9,
 			},
 	};
@@ -140,6 +164,15 @@ void params_fill(const struct ubd_device *dev, struct ublk_params *p)
 			.max_write_zeroes_sectors =
 				cap_sectors(l->max_write_zeroes, l->logical_block),
 			.max_discard_segments = 1,
+		};
+	}
+	if (l->zone_size) {
+		p->types |= UBLK_PARAM_TYPE_ZONED;
+		p->zoned = (struct ublk_param_zoned){
+			.max_open_zones = l->max_open_zones,
+			.max_active_zones = l->max_active_zones,
+			.max_zone_append_sectors =
+				MIN(l->max_zone_append, dev->info.max_io_buf_bytes) >> 9,
 		};
 	}
 	/* Without a copy the request's memory goes to the backing as it is. */

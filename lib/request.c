@@ -8,11 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-static bool carries_read_data(const struct ubd_io *io)
-{
-	return io->op == UBD_READ || io->op == UBD_REPORT_ZONES;
-}
-
 /* Give the tag to the driver with one of the commands that end when it has work. */
 static void send_command(struct ubd_queue *q, struct tag *t, uint32_t op, uint64_t addr)
 {
@@ -90,6 +85,7 @@ static void commit_fused(struct ubd_queue *q, struct tag *t)
 static void account(struct ubd_queue *q, const struct tag *t)
 {
 	struct ubd_stats *s = &q->stats;
+	bool write;
 
 	if (t->result < 0) {
 		s->errors++;
@@ -98,8 +94,10 @@ static void account(struct ubd_queue *q, const struct tag *t)
 	switch (t->io.op) {
 	case UBD_READ:
 	case UBD_WRITE:
-		s->requests[t->io.op]++;
-		s->bytes[t->io.op] += (unsigned)t->result;
+	case UBD_ZONE_APPEND:
+		write = t->io.op != UBD_READ;
+		s->requests[write]++;
+		s->bytes[write] += (unsigned)t->result;
 		if (q->way->buffers)
 			s->bytes_copied += (unsigned)t->result;
 		else if (t->fused)
@@ -121,12 +119,12 @@ static int final_result(struct tag *t, int res)
 	if (res < 0)
 		return res;
 	if (carries_read_data(io)) {
-		uint32_t bytes = MIN((uint32_t)res, io->length);
+		uint32_t bytes = MIN((uint32_t)res, (uint32_t)data_bytes(io));
 		int ret = bytes ? transfer_end_read(t, bytes) : 0;
 
 		return ret < 0 ? ret : (int)bytes;
 	}
-	if (io->op == UBD_WRITE || io->op == UBD_ZONE_APPEND)
+	if (carries_write_data(io))
 		return (int)MIN((uint32_t)res, io->length);
 	return 0;
 }
@@ -167,7 +165,7 @@ void request_start(struct ubd_queue *q, struct tag *t)
 	t->have_data = q->way->buffers;
 	t->state = TAG_SERVED;
 	q->serving++;
-	if (q->way->buffers && t->io.op == UBD_WRITE && t->buf == t->own_buf)
+	if (q->way->buffers && carries_write_data(&t->io) && t->buf == t->own_buf)
 		t->dirty = MAX(t->dirty, t->io.length);
 	co = coro_new(&q->coros, serve, t);
 	if (unlikely(!co)) {

@@ -43,22 +43,12 @@ struct piece {
 
 static bool reads(const struct tag *t)
 {
-	return t->io.op == UBD_READ || t->io.op == UBD_REPORT_ZONES;
+	return carries_read_data(&t->io);
 }
 
-/* Bytes of data that the request has. */
 static uint32_t data_size(const struct tag *t)
 {
-	switch (t->io.op) {
-	case UBD_READ:
-	case UBD_WRITE:
-	case UBD_ZONE_APPEND:
-		return t->io.length;
-	case UBD_REPORT_ZONES:
-		return t->io.length * 64; /* struct blk_zone */
-	default:
-		return 0;
-	}
+	return (uint32_t)data_bytes(&t->io);
 }
 
 /* The data is at t->buf, by the driver's doing or by ubd_io_data()'s. */
@@ -415,9 +405,11 @@ int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 	uint32_t total, end;
 	bool whole;
 
-	/* Fused, nothing of ours runs after the transfers: they must be all there is to it. */
-	if (tag->io.queue->way->fused && tag->fill == FILL_NONE && !in_buffer(tag) &&
-	    !check_ranges(tag, t, n, &total, &end, &whole) && whole && member_fuse(tag, t, n))
+	/* Fused, nothing of ours runs after the transfers: they must be all there is to it. An
+	 * append's place is told by an ordinary commit. */
+	if (tag->io.queue->way->fused && io->op != UBD_ZONE_APPEND && tag->fill == FILL_NONE &&
+	    !in_buffer(tag) && !check_ranges(tag, t, n, &total, &end, &whole) && whole &&
+	    member_fuse(tag, t, n))
 		return FUSED_RESULT;
 	return ubd_io_transfer(io, t, n);
 }
@@ -435,7 +427,7 @@ void *ubd_io_data(struct ubd_io *io)
 	struct tag *t = tag_of(io);
 	uint32_t size = data_size(t);
 
-	if (t->io.op == UBD_WRITE || t->io.op == UBD_ZONE_APPEND) {
+	if (carries_write_data(&t->io)) {
 		if (!t->have_data) {
 			if (user_copy(t, false, (uintptr_t)t->buf, 0, size))
 				return NULL;

@@ -74,17 +74,40 @@ static bool offered(enum ubd_zero_copy way, uint64_t features)
 /* The best way for this target, best first. */
 static enum ubd_zero_copy best(const struct ubd_device *dev, uint64_t features)
 {
+	enum ubd_zero_copy plain = dev->limits.zone_size ? UBD_ZC_USER_COPY : UBD_ZC_OFF;
+
 	/* Drivers know no unprivileged device whose server could leave pages unfilled. */
 	if (dev->cfg.unprivileged || dev->target->flags & UBD_TARGET_SEES_DATA)
-		return UBD_ZC_OFF;
+		return plain;
 	if (offered(UBD_ZC_FUSED, features))
 		return UBD_ZC_FUSED;
-	return offered(UBD_ZC_AUTO_BUF, features) ? UBD_ZC_AUTO_BUF : UBD_ZC_OFF;
+	return offered(UBD_ZC_AUTO_BUF, features) ? UBD_ZC_AUTO_BUF : plain;
+}
+
+static int check_zoned(struct ubd_device *dev, enum ubd_zero_copy way, uint64_t features)
+{
+	if (!dev->limits.zone_size)
+		return 0;
+	if (!(features & UBLK_F_ZONED))
+		return device_fail(
+			dev, -EOPNOTSUPP,
+			"this kernel's ublk driver has no zoned devices: use kernel 6.6 or "
+			"later, or ubd's driver");
+	if (dev->cfg.unprivileged)
+		return device_fail(dev, -EPERM, "a zoned device cannot be unprivileged");
+	/* An append's place comes back where the buffer's address would be. */
+	if (ways[way].buffers)
+		return device_fail(dev, -EOPNOTSUPP,
+				   "zero-copy way \"%s\" is not for zoned devices: use auto or "
+				   "user-copy",
+				   ways[way].name);
+	return 0;
 }
 
 int ways_choose(struct ubd_device *dev, uint64_t features)
 {
 	enum ubd_zero_copy way = dev->cfg.zero_copy;
+	int ret;
 
 	if (dev->local) {
 		dev->zero_copy = UBD_ZC_OFF;
@@ -92,6 +115,9 @@ int ways_choose(struct ubd_device *dev, uint64_t features)
 	}
 	if (way == UBD_ZC_AUTO)
 		way = best(dev, features);
+	ret = check_zoned(dev, way, features);
+	if (ret)
+		return ret;
 	if (!offered(way, features))
 		return device_fail(dev, -EOPNOTSUPP,
 				   "this kernel's ublk driver has no zero-copy way \"%s\": see "
@@ -129,5 +155,7 @@ uint64_t ways_flags(const struct ubd_device *dev, uint64_t features)
 		flags |= UBLK_F_NO_AUTO_PART_SCAN & features;
 	if (dev->cfg.recovery != UBD_RECOVER_NONE)
 		flags |= UBLK_F_QUIESCE & features;
+	if (dev->limits.zone_size)
+		flags |= UBLK_F_ZONED;
 	return flags | (UBLK_F_UPDATE_SIZE & features);
 }

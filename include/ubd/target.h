@@ -100,6 +100,15 @@ struct ubd_limits {
 	bool rotational;
 	bool volatile_cache; /* acknowledged writes need a FLUSH to be safe: FLUSH is sent */
 	bool fua;	     /* handle() honours UBD_IO_FUA; needs volatile_cache */
+	/*
+	 * A host-managed zoned device, when zone_size is not 0: size is a multiple of it, chunk is
+	 * it, and the UBD_ZONE_* and UBD_REPORT_ZONES requests come. No DISCARD of sequential
+	 * zones.
+	 */
+	uint64_t zone_size;	   /* a power of two; 1 TiB at most */
+	uint32_t max_open_zones;   /* zones; 0: no limit */
+	uint32_t max_active_zones; /* zones; 0: no limit */
+	uint32_t max_zone_append;  /* largest ZONE_APPEND; default max_io */
 };
 
 /* No limit of its own: the library reduces this to what the kernel takes. */
@@ -157,7 +166,7 @@ enum ubd_op {
 struct ubd_io {
 	struct ubd_queue *queue;
 	uint64_t offset;    /* bytes */
-	uint32_t length;    /* bytes; REPORT_ZONES: zones */
+	uint32_t length;    /* bytes; REPORT_ZONES: zones, each a struct blk_zone of the data */
 	uint8_t op;	    /* enum ubd_op */
 	uint8_t flags;	    /* UBD_IO_* */
 	uint16_t tag;	    /* unique among the queue's requests in flight */

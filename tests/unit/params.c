@@ -128,6 +128,18 @@ static const struct refusal refusals[] = {
 	 "at least 4096"},
 	{"user's block of 1000", {SIZE}, {.block_size = 1000}, "power of two from 512"},
 	{"user's block of 256", {SIZE}, {.block_size = 256}, "power of two from 512"},
+	{"zones of 3 MiB", {.size = 12 << 20, .zone_size = 3 << 20}, {0}, "powers of two"},
+	{"zones of 256 bytes", {SIZE, .zone_size = 256}, {0}, "powers of two"},
+	{"zones of 2 TiB", {.size = 1ULL << 42, .zone_size = 1ULL << 41}, {0}, "powers of two"},
+	{"half a zone", {.size = 3 << 19, .zone_size = 1 << 20}, {0}, "divide its size"},
+	{"more open zones than zones",
+	 {SIZE, .zone_size = 65536, .max_open_zones = 17},
+	 {0},
+	 "open zones"},
+	{"more open zones than active ones",
+	 {SIZE, .zone_size = 65536, .max_open_zones = 3, .max_active_zones = 2},
+	 {0},
+	 "open zones"},
 	{"fua alone", {SIZE, .fua = true}, {0}, "fua"},
 	{"too many queues", {SIZE}, {.queues = 4097}, "1 to 4096"},
 	{"too deep", {SIZE}, {.depth = 4097}, "1 to 4096"},
@@ -169,10 +181,34 @@ static void test_caps(void)
 	}
 }
 
+static void test_zones(void)
+{
+	struct ublk_params p;
+	char sentence[512];
+	struct ubd_limits l = {
+		.size = 1ULL << 40,
+		.logical_block = 4096,
+		.zone_size = 1ULL << 36,
+		.max_open_zones = 3,
+		.max_active_zones = 5,
+		.max_zone_append = 70000,
+	};
+
+	REQUIRE(try(l, (struct ubd_device_config){0}, &p, sentence) == 0, "%s", sentence);
+	CHECK(p.types == (UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_ZONED), "types %#x", p.types);
+	CHECK(p.basic.chunk_sectors == 1u << 27, "zone size");
+	CHECK(p.zoned.max_open_zones == 3 && p.zoned.max_active_zones == 5, "open, active");
+	CHECK(p.zoned.max_zone_append_sectors == 136, "append in whole blocks");
+	l.max_zone_append = 0;
+	REQUIRE(try(l, (struct ubd_device_config){0}, &p, sentence) == 0, "%s", sentence);
+	CHECK(p.zoned.max_zone_append_sectors == 1024, "append as large as a write");
+}
+
 static const struct tap_case cases[] = {
 	{"defaults", test_defaults},
 	{"every limit arrives", test_all},
 	{"read-only disks do not discard", test_read_only},
+	{"zones arrive", test_zones},
 	{"impossible numbers get their sentence", test_refusals},
 	{"discard and write-zeroes fit the ABI", test_caps},
 };
