@@ -8,11 +8,12 @@ rounds=${UBD_KILL_ROUNDS:-20}
 
 # Within SECONDS: COMMAND succeeds.
 within() {
-	tries=$(($1 * 20))
+	read -r now _ </proc/uptime
+	limit=$((${now%.*} + $1))
 	shift
 	until "$@"; do
-		tries=$((tries - 1))
-		[ $tries -gt 0 ] || { echo "in vain: $*"; return 1; }
+		read -r now _ </proc/uptime
+		[ ${now%.*} -le $limit ] || { echo "in vain: $*"; return 1; }
 		sleep 0.05
 	done
 }
@@ -27,7 +28,7 @@ has_line() {
 }
 
 one_round() { # MODE WAY TARGET...
-	mode=$1 way=$2
+	mode=$1 way=$2 late=
 	shift 2
 	add --recovery "$mode" --zero-copy="$way" --queues 2 "$@"
 	server=$(pgrep -x ubd)
@@ -48,16 +49,18 @@ one_round() { # MODE WAY TARGET...
 		fails gone $load
 		;;
 	queue)
-		# I/O in flight fails, new I/O waits.
-		within 20 gone $load
+		# What the server had fails, new I/O waits: of the load too, when some thread got it out
+		# between the death and the first error.
 		dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null &
-		load=$!
+		late=$!
 		sleep 0.3
-		fails gone $load
+		fails gone $late
 		;;
 	esac
 	timeout 30 ubd del --force "$id"
 	within 20 gone $load
+	has_line "ended E"
+	[ -z "$late" ] || within 20 gone "$late"
 	[ ! -e "/dev/ublkc$id" ]
 }
 
