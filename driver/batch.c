@@ -121,30 +121,33 @@ static u32 take_tags(struct ublk_batch *b, u16 *tags, u32 most)
 	return n;
 }
 
-/* The server never saw them: first again, unless it has committed them all the same. */
-static void put_back(struct ublk_queue *q, const u16 *tags, u32 n)
+/* The server never saw it: first again, unless it has committed it all the same. */
+static void put_back(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+		     unsigned int issue_flags)
 {
+	struct ublk_slot *slot = &q->slots[tag];
 	struct ublk_batch *b = q->batch;
+	u8 served = UBLK_SLOT_SERVED;
 
+	if (!try_cmpxchg(&slot->state, &served, UBLK_SLOT_CLAIMED))
+		return;
+	if (q->features & UBLK_F_AUTO_BUF_REG)
+		ublk_auto_unregister(slot, cmd, issue_flags);
 	spin_lock(&b->lock);
-	while (n--) {
-		u8 served = UBLK_SLOT_SERVED;
-
-		if (try_cmpxchg(&q->slots[tags[n]].state, &served, UBLK_SLOT_CLAIMED))
-			b->ring[--b->head & b->mask] = tags[n];
-	}
+	b->ring[--b->head & b->mask] = tag;
 	spin_unlock(&b->lock);
 }
 
 /* ---- delivery, in the active fetcher's task ---------------------------------------------- */
 
 /* Drops those whose data could not be copied, and returns how many are left. */
-static u32 prepare_tags(struct ublk_queue *q, u16 *tags, u32 n)
+static u32 prepare_tags(struct ublk_queue *q, u16 *tags, u32 n, struct io_uring_cmd *cmd,
+			unsigned int issue_flags)
 {
 	u32 i, kept = 0;
 
 	for (i = 0; i < n; i++)
-		if (ublk_deliver_batched(q, tags[i]))
+		if (ublk_deliver_batched(q, tags[i], cmd, issue_flags))
 			tags[kept++] = tags[i];
 	return kept;
 }
@@ -166,7 +169,7 @@ static int fill_buffer(struct ublk_queue *q, struct fetcher *f, unsigned int iss
 	if (!addr || bytes < sizeof(*tags))
 		return -ENOBUFS;
 	taken = take_tags(q->batch, tags, min(bytes, sizeof(tags)) / sizeof(*tags));
-	n = prepare_tags(q, tags, taken);
+	n = prepare_tags(q, tags, taken, f->cmd, issue_flags);
 	if (copy_to_user(addr, tags, n * sizeof(*tags)))
 		ret = -EFAULT;
 	/* With nothing to tell this gives the buffer back and posts nothing. */
@@ -175,7 +178,8 @@ static int fill_buffer(struct ublk_queue *q, struct fetcher *f, unsigned int iss
 		ret = -ENOBUFS;
 	if (!ret)
 		return taken;
-	put_back(q, tags, n);
+	while (n--)
+		put_back(q, tags[n], f->cmd, issue_flags);
 	return ret;
 }
 
@@ -318,6 +322,7 @@ struct batch_args {
 	u16 flags;
 	u16 nr_elem;
 	u8 elem_bytes;
+	bool auto_buf; /* UBLK_F_AUTO_BUF_REG */
 };
 
 /* An element with its optional fields. */
@@ -326,6 +331,18 @@ struct elem {
 	u64 addr;
 	u64 zone_lba;
 };
+
+/* As sqe->addr has it for commands of one tag. */
+static u64 auto_place(const struct batch_args *a, u16 index)
+{
+	const struct ublk_auto_buf_reg reg = {
+		.index = index,
+		.flags = a->flags & UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK ? UBLK_AUTO_BUF_REG_FALLBACK
+								       : 0,
+	};
+
+	return ublk_auto_buf_reg_to_sqe_addr(&reg);
+}
 
 static int read_elem(const struct batch_args *a, u32 i, struct elem *e)
 {
@@ -336,6 +353,8 @@ static int read_elem(const struct batch_args *a, u32 i, struct elem *e)
 		return -EFAULT;
 	memcpy(&e->h, raw, sizeof(e->h));
 	e->addr = a->flags & UBLK_BATCH_F_HAS_BUF_ADDR ? raw[n++] : 0;
+	if (a->auto_buf)
+		e->addr = auto_place(a, e->h.buf_index);
 	e->zone_lba = a->flags & UBLK_BATCH_F_HAS_ZONE_LBA ? raw[n] : U64_MAX;
 	return 0;
 }
@@ -407,7 +426,8 @@ static int prep(struct ublk_queue *q, const struct batch_args *a)
 	return ret;
 }
 
-static int commit_one(struct ublk_queue *q, const struct elem *e)
+static int commit_one(struct ublk_queue *q, const struct elem *e, struct io_uring_cmd *cmd,
+		      unsigned int issue_flags)
 {
 	u8 served = UBLK_SLOT_SERVED;
 	struct ublk_slot *slot;
@@ -420,6 +440,8 @@ static int commit_one(struct ublk_queue *q, const struct elem *e)
 	if (!try_cmpxchg(&slot->state, &served, UBLK_SLOT_CLAIMED))
 		return -EBUSY;
 	rq = slot->req;
+	if (q->features & UBLK_F_AUTO_BUF_REG)
+		ublk_auto_unregister(slot, cmd, issue_flags);
 	slot->addr = e->addr;
 	slot->res = max(e->h.result, -MAX_ERRNO);
 	if (req_op(rq) == REQ_OP_ZONE_APPEND && slot->res >= 0 &&
@@ -431,7 +453,7 @@ static int commit_one(struct ublk_queue *q, const struct elem *e)
 	return 0;
 }
 
-static int commit(struct ublk_queue *q, const struct batch_args *a)
+static int commit(struct ublk_queue *q, const struct batch_args *a, unsigned int issue_flags)
 {
 	struct elem e;
 	int ret = 0;
@@ -440,7 +462,7 @@ static int commit(struct ublk_queue *q, const struct batch_args *a)
 	for (i = 0; i < a->nr_elem && !ret; i++) {
 		ret = read_elem(a, i, &e);
 		if (!ret)
-			ret = commit_one(q, &e);
+			ret = commit_one(q, &e, a->cmd, issue_flags);
 	}
 	if (ret)
 		i--;
@@ -497,6 +519,7 @@ void ublk_batch_command(struct ublk_device *ub, struct io_uring_cmd *cmd, unsign
 		.flags = READ_ONCE(sqe->flags),
 		.nr_elem = READ_ONCE(sqe->nr_elem),
 		.elem_bytes = READ_ONCE(sqe->elem_bytes),
+		.auto_buf = ublk_has(ub, UBLK_F_AUTO_BUF_REG),
 	};
 	int ret;
 
@@ -505,7 +528,7 @@ void ublk_batch_command(struct ublk_device *ub, struct io_uring_cmd *cmd, unsign
 		ret = check_args(ub, &a) ?: prep(ub->queues[a.q_id], &a);
 		break;
 	case UBLK_U_IO_COMMIT_IO_CMDS:
-		ret = check_args(ub, &a) ?: commit(ub->queues[a.q_id], &a);
+		ret = check_args(ub, &a) ?: commit(ub->queues[a.q_id], &a, issue_flags);
 		break;
 	case UBLK_U_IO_FETCH_IO_CMDS:
 		ret = -EINVAL;

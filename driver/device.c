@@ -33,7 +33,7 @@ u64 ublk_features(void)
 	       UBLK_F_USER_COPY | UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_UPDATE_SIZE |
 	       UBLK_F_QUIESCE | UBLK_F_PER_IO_DAEMON | UBLK_F_SAFE_STOP_DEV |
 	       UBLK_F_NO_AUTO_PART_SCAN | UBLK_F_SHMEM_ZC | UBLK_F_ZONED_HERE |
-	       UBLK_F_INTEGRITY_HERE | UBLK_F_BATCH_IO_HERE;
+	       UBLK_F_INTEGRITY_HERE | UBLK_F_BATCH_IO_HERE | UBLK_F_REGBUF_HERE;
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -159,7 +159,11 @@ static int negotiate(struct ublksrv_ctrl_dev_info *info)
 		return ret;
 	if ((info->flags & UBLK_F_INTEGRITY) && !(info->flags & UBLK_F_USER_COPY))
 		return -EINVAL;
+	always |= UBLK_F_REGBUF_HERE & UBLK_F_BUF_REG_OFF_DAEMON;
 	info->flags = (info->flags & (ublk_features() | ublk_zc_features())) | always;
+	/* A fused command has no place for its next request's buffer. */
+	if (info->flags & UBD_F_ALL)
+		info->flags &= ~UBLK_F_AUTO_BUF_REG;
 	if (info->flags & (UBLK_F_NO_PLAIN_COPY | UBLK_F_BATCH_IO))
 		info->flags &= ~UBLK_F_NEED_GET_DATA;
 	/* With batches no task owns a tag. */

@@ -199,54 +199,73 @@ static void deliver_to_nobody(struct ublk_queue *q, struct ublk_slot *slot, stru
 	ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
 }
 
-static void hand_over(struct ublk_queue *q, struct ublk_slot *slot, enum ublk_slot_state state,
-		      int res, unsigned int issue_flags)
+/* The server's own hold on the request. */
+static void hold_begin(struct ublk_queue *q, struct ublk_slot *slot)
 {
-	struct io_uring_cmd *cmd = slot->cmd;
+	if (!(q->features & UBLK_F_HELD))
+		return;
+	slot->filled = 0;
+	/* Others look at req once they hold a reference. */
+	smp_wmb();
+	refcount_set(&slot->ref, 1);
+}
 
+static void hold_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
+{
+	slot->res = -EIO;
+	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
+		ublk_complete(q, slot, rq);
+}
+
+static void hand_over(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,
+		      enum ublk_slot_state state, int res, unsigned int issue_flags)
+{
 	trace_ublk_dispatch(q->ub->info.dev_id, q->q_id, slot->req->tag, res);
-	slot->cmd = NULL;
 	WRITE_ONCE(slot->state, state);
-	if (q->features & UBLK_F_HELD) {
-		slot->filled = 0;
-		/* Others look at req once they hold a reference. */
-		smp_wmb();
-		refcount_set(&slot->ref, 1);
-	}
 	ublk_cmd_done(cmd, res, issue_flags);
 }
 
-/* The server's buffer took no data: the command stays, the request fails. */
-static void deliver_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
-			   unsigned int issue_flags)
+/* The request's data, or its buffer, to where the server wants it. */
+static bool bring_data(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+		       struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct io_uring_cmd *cmd = slot->cmd;
+	if (!ublk_queue_copies(q))
+		return !(q->features & UBLK_F_AUTO_BUF_REG) ||
+		       ublk_auto_register(q, slot, cmd, issue_flags);
+	return req_op(rq) != REQ_OP_WRITE || slot->shmem || ublk_copy_to_server(rq, slot->addr);
+}
 
+/* That cannot be done: the command stays, the request fails. */
+static void deliver_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+			   struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
 	if (!ublk_slot_arm(q, slot, cmd))
 		ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
-	ublk_end_request(rq, BLK_STS_IOERR);
+	hold_failed(q, slot, rq);
 }
 
 static void deliver(struct ublk_queue *q, struct request *rq, unsigned int issue_flags)
 {
 	struct ublk_slot *slot = &q->slots[rq->tag];
+	struct io_uring_cmd *cmd = slot->cmd;
 
 	/* io_uring runs a dead task's work in another. */
 	if (unlikely(current != slot->task || (current->flags & PF_EXITING) ||
-		     ublk_ring_is_dying(slot->cmd))) {
+		     ublk_ring_is_dying(cmd))) {
 		deliver_to_nobody(q, slot, rq, issue_flags);
 		return;
 	}
+	slot->cmd = NULL;
 	if (needs_get_data(q, rq)) {
-		hand_over(q, slot, UBLK_SLOT_NEED_DATA, UBLK_IO_RES_NEED_GET_DATA, issue_flags);
+		hand_over(q, slot, cmd, UBLK_SLOT_NEED_DATA, UBLK_IO_RES_NEED_GET_DATA,
+			  issue_flags);
 		return;
 	}
-	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE && !slot->shmem &&
-	    unlikely(!ublk_copy_to_server(rq, slot->addr))) {
-		deliver_failed(q, slot, rq, issue_flags);
-		return;
-	}
-	hand_over(q, slot, UBLK_SLOT_SERVED, UBLK_IO_RES_OK, issue_flags);
+	hold_begin(q, slot);
+	if (unlikely(!bring_data(q, slot, rq, cmd, issue_flags)))
+		deliver_failed(q, slot, rq, cmd, issue_flags);
+	else
+		hand_over(q, slot, cmd, UBLK_SLOT_SERVED, UBLK_IO_RES_OK, issue_flags);
 }
 
 UBLK_TASK_WORK(deliver_list)
@@ -282,27 +301,26 @@ void ublk_deliver_later(struct request *list)
  * ublk_deliver_batched() - hand a claimed request over, in a fetching command's task
  * @q: the queue
  * @tag: the request's tag
+ * @cmd: the fetching command
+ * @issue_flags: io_uring's
  *
  * Return: true; false when the request has failed and its tag must not be shown.
  */
-bool ublk_deliver_batched(struct ublk_queue *q, u16 tag)
+bool ublk_deliver_batched(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+			  unsigned int issue_flags)
 {
 	struct ublk_slot *slot = &q->slots[tag];
 	struct request *rq = slot->req;
 
-	if (ublk_queue_copies(q) && req_op(rq) == REQ_OP_WRITE && !slot->shmem &&
-	    unlikely(!ublk_copy_to_server(rq, slot->addr))) {
+	/* Not when it was handed over before, in a buffer that did not reach the server. */
+	if (!refcount_read(&slot->ref))
+		hold_begin(q, slot);
+	if (unlikely(!bring_data(q, slot, rq, cmd, issue_flags))) {
 		ublk_slot_arm(q, slot, NULL);
-		ublk_end_request(rq, BLK_STS_IOERR);
+		hold_failed(q, slot, rq);
 		return false;
 	}
 	trace_ublk_dispatch(q->ub->info.dev_id, q->q_id, tag, UBLK_IO_RES_OK);
-	/* Not when it was handed over before, in a buffer that did not reach the server. */
-	if ((q->features & UBLK_F_HELD) && !refcount_read(&slot->ref)) {
-		slot->filled = 0;
-		smp_wmb();
-		refcount_set(&slot->ref, 1);
-	}
 	/* From here on it may be committed. */
 	smp_store_release(&slot->state, UBLK_SLOT_SERVED);
 	return true;

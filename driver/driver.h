@@ -62,9 +62,10 @@ enum ublk_slot_state {
 /**
  * struct ublk_slot - one tag
  * @cmd: the server's command, while ARMED or CLAIMED
+ * @ring: while SERVED, with UBLK_F_AUTO_BUF_REG: whose table has the request's buffer, or NULL
  * @req: the request, while CLAIMED, SERVED or NEED_DATA, and until @ref is zero
  * @task: the only task whose commands count; set by the fetch
- * @addr: the server's buffer
+ * @addr: the server's buffer; with UBLK_F_AUTO_BUF_REG its struct ublk_auto_buf_reg
  * @lock: bit lock, UBLK_SLOT_FILL_LOCK
  * @ref: holds on the request besides the server's own; used by devices where data moves by
  *	other ways than a copy at dispatch and commit
@@ -77,7 +78,10 @@ enum ublk_slot_state {
  * One cache line each: neighbours are served by different CPUs.
  */
 struct ublk_slot {
-	struct io_uring_cmd *cmd;
+	union {
+		struct io_uring_cmd *cmd;
+		void *ring;
+	};
 	struct request *req;
 	struct task_struct *task;
 	u64 addr;
@@ -315,7 +319,8 @@ struct ublk_slot *ublk_claim(struct ublk_queue *q, struct request *rq);
 void ublk_deliver_later(struct request *list);
 void ublk_reject(struct ublk_queue *q, struct request *rq);
 void ublk_reissue(struct ublk_queue *q, struct request *rq);
-bool ublk_deliver_batched(struct ublk_queue *q, u16 tag);
+bool ublk_deliver_batched(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
+			  unsigned int issue_flags);
 bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd);
 
 /* complete.c */
@@ -410,6 +415,50 @@ static inline void ublk_batch_abandon(struct ublk_queue *q)
 
 static inline void ublk_batch_command(struct ublk_device *ub, struct io_uring_cmd *cmd,
 				      unsigned int issue_flags)
+{
+}
+#endif
+
+/* regbuf.c */
+#ifdef UBLK_HAVE_BUFFER_BVEC
+#define UBLK_F_REGBUF_HERE \
+	(UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG | UBLK_F_BUF_REG_OFF_DAEMON)
+int ublk_buffer_register(struct ublk_queue *q, u16 tag, u64 index, struct io_uring_cmd *cmd,
+			 unsigned int issue_flags);
+int ublk_buffer_unregister(const struct ublk_device *ub, u64 index, struct io_uring_cmd *cmd,
+			   unsigned int issue_flags);
+bool ublk_auto_is_good(u64 addr);
+bool ublk_auto_register(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,
+			unsigned int issue_flags);
+void ublk_auto_unregister(struct ublk_slot *slot, struct io_uring_cmd *cmd,
+			  unsigned int issue_flags);
+#else
+#define UBLK_F_REGBUF_HERE 0
+static inline int ublk_buffer_register(struct ublk_queue *q, u16 tag, u64 index,
+				       struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return -EINVAL;
+}
+
+static inline int ublk_buffer_unregister(const struct ublk_device *ub, u64 index,
+					 struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return -EINVAL;
+}
+
+static inline bool ublk_auto_is_good(u64 addr)
+{
+	return false;
+}
+
+static inline bool ublk_auto_register(struct ublk_queue *q, struct ublk_slot *slot,
+				      struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return true;
+}
+
+static inline void ublk_auto_unregister(struct ublk_slot *slot, struct io_uring_cmd *cmd,
+					unsigned int issue_flags)
 {
 }
 #endif

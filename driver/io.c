@@ -11,6 +11,7 @@ struct io_args {
 	u16 tag;
 	s32 result;
 	u64 addr;
+	u64 slot_addr; /* where the next request's data is wanted */
 };
 
 static bool takes_buffer(const struct ublk_queue *q)
@@ -23,15 +24,20 @@ static int fetch(struct ublk_queue *q, const struct io_args *a, struct io_uring_
 {
 	if (ublk_queue_copies(q) ? takes_buffer(q) && !a->addr : !!a->addr)
 		return -EINVAL;
-	return ublk_slot_fetch(q, a->tag, a->addr, cmd, issue_flags);
+	if ((q->features & UBLK_F_AUTO_BUF_REG) && !ublk_auto_is_good(a->slot_addr))
+		return -EINVAL;
+	return ublk_slot_fetch(q, a->tag, a->slot_addr, cmd, issue_flags);
 }
 
-static int check_commit_addr(const struct ublk_queue *q, const struct request *rq, u64 addr)
+static int check_commit_addr(const struct ublk_queue *q, const struct request *rq,
+			     const struct io_args *a)
 {
+	if ((q->features & UBLK_F_AUTO_BUF_REG) && !ublk_auto_is_good(a->slot_addr))
+		return -EINVAL;
 	if (!ublk_queue_copies(q))
-		return addr && req_op(rq) != REQ_OP_ZONE_APPEND ? -EINVAL : 0;
+		return a->addr && req_op(rq) != REQ_OP_ZONE_APPEND ? -EINVAL : 0;
 	/* A buffer for the next request, and for this one's data when it is a read. */
-	if (!addr && (takes_buffer(q) || req_op(rq) == REQ_OP_READ))
+	if (!a->addr && (takes_buffer(q) || req_op(rq) == REQ_OP_READ))
 		return -EINVAL;
 	return 0;
 }
@@ -46,17 +52,18 @@ static int commit(struct ublk_queue *q, struct ublk_slot *slot, const struct io_
 
 	if (slot->state != UBLK_SLOT_SERVED)
 		return -EINVAL;
-	ret = check_commit_addr(q, rq, a->addr);
+	ret = check_commit_addr(q, rq, a);
 	if (ret)
 		return ret;
 	pdu->q = q;
 	pdu->tag = a->tag;
 	ublk_cmd_mark_cancelable(cmd, issue_flags);
 	slot->res = max(a->result, -MAX_ERRNO);
-	if (req_op(rq) != REQ_OP_ZONE_APPEND)
-		slot->addr = a->addr;
-	else if (slot->res >= 0 && !ublk_zoned_appended(rq, a->addr))
+	if (req_op(rq) == REQ_OP_ZONE_APPEND && slot->res >= 0 && !ublk_zoned_appended(rq, a->addr))
 		slot->res = -EIO;
+	if (q->features & UBLK_F_AUTO_BUF_REG)
+		ublk_auto_unregister(slot, cmd, issue_flags);
+	slot->addr = a->slot_addr;
 	/* Before the request ends: its tag may be used again at once. */
 	armed = ublk_slot_arm(q, slot, cmd);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
@@ -89,10 +96,18 @@ static bool run(struct ublk_device *ub, const struct io_args *a, struct io_uring
 	struct ublk_queue *q;
 
 	*ret = -EINVAL;
+	if (a->nr == _IOC_NR(UBLK_U_IO_UNREGISTER_IO_BUF)) {
+		*ret = ublk_buffer_unregister(ub, a->addr, cmd, issue_flags);
+		return false;
+	}
 	if (a->q_id >= ub->info.nr_hw_queues || a->tag >= ub->info.queue_depth)
 		return false;
 	q = ub->queues[a->q_id];
 	slot = &q->slots[a->tag];
+	if (a->nr == _IOC_NR(UBLK_U_IO_REGISTER_IO_BUF)) {
+		*ret = ublk_buffer_register(q, a->tag, a->addr, cmd, issue_flags);
+		return false;
+	}
 	if (a->nr == UBLK_IO_FETCH_REQ) {
 		*ret = fetch(q, a, cmd, issue_flags);
 		return !*ret;
@@ -115,8 +130,22 @@ static bool run(struct ublk_device *ub, const struct io_args *a, struct io_uring
 	return !*ret;
 }
 
+static bool is_about_buffers(const struct io_uring_cmd *cmd)
+{
+	return cmd->cmd_op == UBLK_U_IO_REGISTER_IO_BUF ||
+	       cmd->cmd_op == UBLK_U_IO_UNREGISTER_IO_BUF;
+}
+
+static u64 next_addr(const struct ublk_device *ub, const struct io_uring_cmd *cmd, u64 addr)
+{
+	if (ublk_has(ub, UBLK_F_AUTO_BUF_REG))
+		return ublk_cmd_sqe_addr(cmd);
+	return ublk_has(ub, UBLK_F_NO_PLAIN_COPY) ? 0 : addr;
+}
+
 static void handle(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
+	struct ublk_device *ub = cmd->file->private_data;
 	const struct ublksrv_io_cmd *sqe = ublk_cmd_payload(cmd);
 	struct io_args a = {
 		.nr = _IOC_NR(cmd->cmd_op),
@@ -127,13 +156,14 @@ static void handle(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	};
 	int ret;
 
-	if (ublk_has(cmd->file->private_data, UBLK_F_BATCH_IO)) {
-		ublk_batch_command(cmd->file->private_data, cmd, issue_flags);
+	if (ublk_has(ub, UBLK_F_BATCH_IO) && !is_about_buffers(cmd)) {
+		ublk_batch_command(ub, cmd, issue_flags);
 		return;
 	}
+	a.slot_addr = next_addr(ub, cmd, a.addr);
 	if (_IOC_TYPE(cmd->cmd_op) != 'u' && _IOC_TYPE(cmd->cmd_op) != 0)
 		ret = -EOPNOTSUPP;
-	else if (run(cmd->file->private_data, &a, cmd, issue_flags, &ret))
+	else if (run(ub, &a, cmd, issue_flags, &ret))
 		return;
 	ublk_cmd_done(cmd, ret, issue_flags);
 }

@@ -34,6 +34,16 @@ static inline const void *ublk_cmd_payload(const struct io_uring_cmd *cmd)
 #endif
 }
 
+/* sqe->addr, where a command brings something there. Read it once, too. */
+static inline u64 ublk_cmd_sqe_addr(const struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_CMD_SQE
+	return READ_ONCE(cmd->sqe->addr);
+#else
+	return 0;
+#endif
+}
+
 /*
  * Every command ends here, also those that fail at once: before 6.2 a positive value returned
  * by ->uring_cmd() in a worker posted no completion at all.
