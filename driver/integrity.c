@@ -128,18 +128,20 @@ static size_t for_each_piece(struct request *rq, size_t off, size_t most,
 		if (!bip)
 			continue;
 		bip_for_each_vec(bv, bip, it) {
+			/* The loop goes on by what it finds in its own. */
+			struct bio_vec piece = bv;
 			size_t n;
 
 			if (off >= bv.bv_len) {
 				off -= bv.bv_len;
 				continue;
 			}
-			bv.bv_offset += off;
-			bv.bv_len = min_t(size_t, bv.bv_len - off, most - done);
+			piece.bv_offset += off;
+			piece.bv_len = min_t(size_t, bv.bv_len - off, most - done);
 			off = 0;
-			n = copy(&bv, arg);
+			n = copy(&piece, arg);
 			done += n;
-			if (n < bv.bv_len || done == most)
+			if (n < piece.bv_len || done == most)
 				return done;
 		}
 	}

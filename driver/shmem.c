@@ -151,7 +151,7 @@ static int buffer_add(struct ublk_shmem *sh, struct buffer *buf)
 	int index, ret;
 
 	mutex_lock(&sh->lock);
-	index = idr_alloc_cyclic(&sh->buffers, buf, 0, U16_MAX + 1, GFP_KERNEL);
+	index = idr_alloc(&sh->buffers, buf, 0, U16_MAX + 1, GFP_KERNEL);
 	ret = index;
 	if (index >= 0) {
 		buf->index = index;

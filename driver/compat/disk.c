@@ -114,6 +114,7 @@ struct gendisk *ublk_compat_alloc_disk(struct blk_mq_tag_set *set, const struct 
 	if (l->zoned) {
 		disk_set_zoned(disk, BLK_ZONED_HM);
 		blk_queue_required_elevator_features(q, ELEVATOR_F_ZBD_SEQ_WRITE);
+		blk_queue_flag_set(QUEUE_FLAG_ZONE_RESETALL, q);
 		disk_set_max_open_zones(disk, l->max_open_zones);
 		disk_set_max_active_zones(disk, l->max_active_zones);
 		blk_queue_max_zone_append_sectors(q, l->max_zone_append_sectors);
