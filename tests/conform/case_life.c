@@ -416,7 +416,7 @@ CASE_LIMIT(life_add_and_delete_under_io, 90)
 
 CASE_LIMIT(life_many_devices, 180)
 {
-	enum { MANY = 64 };
+	enum { MANY = 256 };
 	struct dev *devs[MANY];
 	struct server *servers[4];
 	static const unsigned served[4] = {0, 1, MANY / 2, MANY - 1};
@@ -454,6 +454,24 @@ CASE_LIMIT(life_depths, 120)
 		      depths[i]);
 		server_down(s);
 	}
+}
+
+/* As large as they come: as many queues as there are processors, run it with 16 of them. */
+CASE_LIMIT(life_large, 180)
+{
+	struct dev *dev = dev_new(0, 16, 1024);
+	struct server *s = server_up(dev);
+	struct job *io[32];
+
+	conform_note("%u queues of depth %u", dev->info.nr_hw_queues, dev->info.queue_depth);
+	for (unsigned i = 0; i < 32; i++)
+		io[i] = io_begin_seeded(dev, IO_WRITE, (uint64_t)i << 18, 1 << 18, i + 1);
+	for (unsigned i = 0; i < 32; i++)
+		CHECK(io_end(io[i]) == 1 << 18, "write %u failed", i);
+	for (unsigned i = 0; i < 32; i++)
+		CHECK(io_verify(dev, (uint64_t)i << 18, 1 << 18, i + 1) == 1 << 18,
+		      "read %u failed or differs", i);
+	server_down(s);
 }
 
 /* Trap: START_DEV after STOP_DEV. It may work or be refused, but not in between. */

@@ -129,6 +129,34 @@ static void take_completion(struct server_thread *t, const struct ioq_cqe *cqe)
 	}
 }
 
+/* Returns whether the thread goes on. */
+static bool die(struct server_thread *t)
+{
+	struct server *s = t->server;
+	pid_t pid;
+
+	switch (s->dying_how) {
+	case DIE_THREAD:
+		return false;
+	case DIE_RING:
+		io_uring_queue_exit(&t->q.ring);
+		for (;;)
+			pause();
+	case DIE_EXEC:
+		execlp("sleep", "sleep", "60", NULL);
+		return false;
+	case DIE_FORK:
+		break;
+	}
+	pid = fork();
+	/* With everything: the file, the rings, the mapping. */
+	while (pid == 0)
+		pause();
+	atomic_store(&s->die, false);
+	atomic_store(&s->child, (unsigned)pid);
+	return true;
+}
+
 static void *run_queue(void *arg)
 {
 	struct server_thread *t = arg;
@@ -151,7 +179,7 @@ static void *run_queue(void *arg)
 			take_completion(t, &cqe);
 		if (atomic_load(&s->release))
 			release_held(t);
-		if (atomic_load(&s->die) && s->dying_queue == t->q_id + 1)
+		if (atomic_load(&s->die) && s->dying_queue == t->q_id + 1 && !die(t))
 			return NULL;
 	}
 	atomic_fetch_add(&s->queues_over, 1);

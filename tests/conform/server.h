@@ -24,6 +24,14 @@ enum server_answer {
 	ANSWER_NEVER,  /* not at all */
 };
 
+/* What the thread of the dying queue does. */
+enum server_death {
+	DIE_THREAD, /* ends */
+	DIE_RING,   /* closes its ring and lives on */
+	DIE_EXEC,   /* becomes another program, and all other threads with it */
+	DIE_FORK,   /* leaves a child that has the char device open, and goes on */
+};
+
 struct server_io {
 	struct ioq *q;
 	unsigned tag;
@@ -46,8 +54,10 @@ struct server {
 	/* Instead of threads and queues: what the process does with the open char device. */
 	long (*body)(struct server *server, int fd);
 	bool legacy;	      /* bare opcodes */
-	unsigned dying_queue; /* + 1: the thread of this queue ends when die is set */
+	unsigned dying_queue; /* + 1: the thread of this queue dies when die is set */
+	enum server_death dying_how;
 	atomic_bool die;
+	atomic_uint child; /* of DIE_FORK */
 	atomic_bool release;
 	atomic_uint queues_ready;
 	atomic_uint queues_over; /* every command came back aborted */
