@@ -124,8 +124,8 @@ static int submit(struct ubd_ctrl *c, const struct command *cmd)
 	return io_uring_submit(&c->ring);
 }
 
-/* Wait for the completion of the command submitted last. */
-static int wait_result(struct ubd_ctrl *c)
+/* Wait for the completion of the command submitted last. *left: it is still under way. */
+static int wait_result(struct ubd_ctrl *c, bool *left)
 {
 	uint64_t end = now_ns() + c->deadline_ms * 1000000ULL;
 
@@ -138,15 +138,21 @@ static int wait_result(struct ubd_ctrl *c)
 			int res = cqe->res;
 
 			io_uring_cqe_seen(&c->ring, cqe);
-			if (seq == c->seq)
-				return res;
-			continue;
+			if (seq != c->seq)
+				continue;
+			*left = false;
+			return res;
 		}
 		now = now_ns();
+		*left = true;
 		if (now >= end)
 			return -ETIMEDOUT;
 		if (c->idle) {
-			c->idle(c->idle_arg, c->ring.ring_fd, (int)((end - now) / 1000000) + 1);
+			int ret = c->idle(c->idle_arg, c->ring.ring_fd,
+					  (int)((end - now) / 1000000) + 1);
+
+			if (ret)
+				return ret;
 		} else {
 			struct __kernel_timespec ts = {
 				.tv_sec = (long long)((end - now) / 1000000000),
@@ -161,6 +167,7 @@ static int wait_result(struct ubd_ctrl *c)
 static int execute(struct ubd_ctrl *c, const struct command *cmd)
 {
 	int ret = fault_hit(&c->fault, FAULT_CTRL);
+	bool left;
 
 	if (ret)
 		return ret;
@@ -169,8 +176,8 @@ static int execute(struct ubd_ctrl *c, const struct command *cmd)
 	ret = submit(c, cmd);
 	if (ret < 0)
 		return ret;
-	ret = wait_result(c);
-	if (ret == -ETIMEDOUT) {
+	ret = wait_result(c, &left);
+	if (left) {
 		/* The kernel may still write to the buffer: leave it to the command for good. */
 		void *fresh = calloc(1, BUFFER_SIZE);
 

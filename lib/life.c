@@ -17,6 +17,7 @@
 #include "ctrl_wait.h"
 
 #define NODE_WAIT_MS 5000
+#define START_WATCH_MS 50
 #define DEFAULT_DEADLINE_MS 30000
 
 /* ---- Starting ------------------------------------------------------------------------------ */
@@ -214,10 +215,11 @@ static int start_queues(struct ubd_device *dev)
 }
 
 /* The queues have no threads: serve them while a control command is under way. */
-static void serve_while_waiting(void *arg, int fd, int ms)
+static int serve_while_waiting(void *arg, int fd, int ms)
 {
 	struct ubd_device *dev = arg;
 	struct pollfd *fds = dev->pollfds;
+	int ret = 0;
 
 	fds[0] = (struct pollfd){.fd = fd, .events = POLLIN};
 	for (unsigned i = 0; i < dev->nr_queues; i++)
@@ -226,18 +228,35 @@ static void serve_while_waiting(void *arg, int fd, int ms)
 			.events = POLLIN,
 		};
 	if (poll(fds, 1 + dev->nr_queues, ms) <= 0)
-		return;
+		return 0;
 	for (unsigned i = 0; i < dev->nr_queues; i++)
 		if (fds[1 + i].revents)
-			ubd_queue_process(&dev->queues[i]);
+			ret = MIN(ret, ubd_queue_process(&dev->queues[i]));
+	/* A queue that broke will fetch nothing, and a start waits for that; a stop does not. */
+	return dev->started ? 0 : ret;
+}
+
+/* The queues' threads serve: look now and then whether one broke, as a start would wait for it. */
+static int watch_while_starting(void *arg, int fd, int ms)
+{
+	struct ubd_device *dev = arg;
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	int ret;
+
+	if (poll(&p, 1, MIN(ms, START_WATCH_MS)) > 0)
+		return 0;
+	pthread_mutex_lock(&dev->lock);
+	ret = dev->queue_error;
+	pthread_mutex_unlock(&dev->lock);
+	return ret;
 }
 
 static int start_disk(struct ubd_device *dev)
 {
 	int ret;
 
-	if (dev->cfg.embedded)
-		ctrl_set_idle(dev->ctrl, serve_while_waiting, dev);
+	ctrl_set_idle(dev->ctrl, dev->cfg.embedded ? serve_while_waiting : watch_while_starting,
+		      dev);
 	ret = ubd_ctrl_start(dev->ctrl, dev->info.dev_id, getpid());
 	if (ret == -ETIMEDOUT)
 		return device_fail(
@@ -248,6 +267,8 @@ static int start_disk(struct ubd_device *dev)
 	if (ret)
 		return device_fail(dev, ret, "the driver refused to start %s: %s", dev->path,
 				   strerror(-ret));
+	if (!dev->cfg.embedded)
+		ctrl_set_idle(dev->ctrl, NULL, NULL);
 	dev->started = true;
 	return 0;
 }
