@@ -58,8 +58,9 @@ conform: setup-test
 	@tests/conform/run --kernel $(KERNEL) --driver $(DRIVER)
 
 check-targets: build setup-test
-	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd or ONLY=qcow2' >&2; exit 2; }
-	@tests/$(ONLY)/run --full
+	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear or mirror' >&2; exit 2; }
+	@case '$(ONLY)' in stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' ;; \
+		*) tests/$(ONLY)/run --full ;; esac
 
 check-zero-copy: setup-test
 	@for k in 6.12 6.1 7.2; do driver/build $$k >/dev/null && tests/zero-copy/run --kernel $$k || exit 1; done
@@ -78,6 +79,6 @@ help:
 	@echo 'make driver KERNEL=6.1|6.12|7.2           build the kernel module'
 	@echo 'make conform KERNEL=... DRIVER=ours|intree   the ABI conformance suite'
 	@echo 'make check                                every suite, the long ones too'
-	@echo 'make check-targets ONLY=nbd|qcow2         all proofs of one target'
+	@echo 'make check-targets ONLY=nbd|qcow2|stripe|linear|mirror   all proofs of one target'
 	@echo 'make check-zero-copy                      zero copy of our driver on 6.1, 6.12 and 7.2'
 	@echo 'make install | format | clean'

@@ -3,11 +3,13 @@
 #include "targets.h"
 
 static const struct ubd_target *const targets[] = {
+	&target_linear,
 	&target_loop,
 	&target_mem,
 	&target_nbd,
 	&target_null,
 	&target_qcow2,
+	&target_stripe,
 	NULL,
 };
 

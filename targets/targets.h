@@ -5,10 +5,12 @@
 
 #include <ubd/device.h>
 
+extern const struct ubd_target target_linear;
 extern const struct ubd_target target_loop;
 extern const struct ubd_target target_mem;
 extern const struct ubd_target target_nbd;
 extern const struct ubd_target target_null;
 extern const struct ubd_target target_qcow2;
+extern const struct ubd_target target_stripe;
 
 #endif

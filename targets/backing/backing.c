@@ -61,6 +61,14 @@ static uint32_t probe_direct_block(int fd, uint64_t start)
 	return block;
 }
 
+/* Some drivers let a read-only disk be opened for writing, and fail each write. */
+static bool is_read_only(int fd)
+{
+	int set = 0;
+
+	return !ioctl(fd, BLKROGET, &set) && set;
+}
+
 static int open_file(struct backing *b, struct ubd_device *dev, const struct stat *st, int extra)
 {
 	int flags = (b->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | extra;
@@ -69,6 +77,11 @@ static int open_file(struct backing *b, struct ubd_device *dev, const struct sta
 	if (S_ISBLK(st->st_mode) && !b->read_only)
 		flags |= O_EXCL;
 	b->fd = open(b->path, flags);
+	if (b->fd >= 0 && S_ISBLK(st->st_mode) && !b->read_only && is_read_only(b->fd)) {
+		close(b->fd);
+		b->fd = -1;
+		errno = EROFS;
+	}
 	if (b->fd >= 0)
 		return 0;
 	if (extra && errno == EINVAL)
@@ -255,8 +268,9 @@ int backing_open(struct backing *b, struct ubd_device *dev, const struct backing
 				      (unsigned long long)b->start, b->block);
 		goto fail;
 	}
+	/* More than the rings have room for are looked up at each I/O. */
 	ret = ubd_device_add_fd(dev, b->fd);
-	if (!ret)
+	if (!ret || ret == -ENOSPC)
 		return 0;
 fail:
 	backing_close(b);
@@ -266,7 +280,8 @@ fail:
 void backing_close(struct backing *b)
 {
 	if (b->fd >= 0) {
-		/* A ring may hold the file a little longer than the fd; nobody should wait for that. */
+		/* A ring may hold the file a little longer than the fd; nobody should wait for
+		 * that. */
 		flock(b->fd, LOCK_UN);
 		close(b->fd);
 	}
@@ -348,4 +363,21 @@ int backing_zero(const struct backing *b, struct ubd_queue *q, uint64_t pos, uin
 	if (ret == -EOPNOTSUPP)
 		ret = ubd_fallocate(q, b->fd, unmap ? zero : hole, b->start + pos, len);
 	return ret;
+}
+
+int backing_apply(const struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len)
+{
+	int ret;
+
+	switch (io->op) {
+	case UBD_FLUSH:
+		return backing_flush(b, io->queue);
+	case UBD_DISCARD:
+		return backing_discard(b, io->queue, pos, len);
+	case UBD_WRITE_ZEROES:
+		ret = backing_zero(b, io->queue, pos, len, !(io->flags & UBD_IO_NO_UNMAP));
+		return ret || !(io->flags & UBD_IO_FUA) ? ret : backing_flush(b, io->queue);
+	default:
+		return -EOPNOTSUPP;
+	}
 }

@@ -56,5 +56,7 @@ int backing_discard(const struct backing *b, struct ubd_queue *q, uint64_t pos, 
 /* unmap: the space may be given back. */
 int backing_zero(const struct backing *b, struct ubd_queue *q, uint64_t pos, uint64_t len,
 		 bool unmap);
+/* All of a request that moves no data: FLUSH, or DISCARD or WRITE_ZEROES of [pos, pos + len). */
+int backing_apply(const struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len);
 
 #endif

@@ -3,8 +3,6 @@
 #include "../backing/backing.h"
 #include "../targets.h"
 
-#include <errno.h>
-
 struct loop {
 	const char *file;
 	uint64_t offset, size;
@@ -41,24 +39,11 @@ static int loop_handle(struct ubd_io *io, void *self)
 {
 	const struct backing *b = &((struct loop *)self)->backing;
 	struct ubd_transfer whole;
-	int ret;
 
-	switch (io->op) {
-	case UBD_READ:
-	case UBD_WRITE:
-		whole = backing_transfer(b, io, 0, io->length, io->offset);
-		return ubd_io_finish(io, &whole, 1);
-	case UBD_FLUSH:
-		return backing_flush(b, io->queue);
-	case UBD_DISCARD:
-		return backing_discard(b, io->queue, io->offset, io->length);
-	case UBD_WRITE_ZEROES:
-		ret = backing_zero(b, io->queue, io->offset, io->length,
-				   !(io->flags & UBD_IO_NO_UNMAP));
-		return ret || !(io->flags & UBD_IO_FUA) ? ret : backing_flush(b, io->queue);
-	default:
-		return -EOPNOTSUPP;
-	}
+	if (io->op != UBD_READ && io->op != UBD_WRITE)
+		return backing_apply(b, io, io->offset, io->length);
+	whole = backing_transfer(b, io, 0, io->length, io->offset);
+	return ubd_io_finish(io, &whole, 1);
 }
 
 static const struct ubd_option loop_options[] = {

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* What the test programs share. */
+#define _GNU_SOURCE
+#include "disk.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	/* Others are at work still: no time for exit handlers. */
+	_exit(1);
+}
+
+uint64_t random_next(uint64_t *state)
+{
+	uint64_t x = *state += 0x9e3779b97f4a7c15ull;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return x ^ x >> 31;
+}
+
+void fill_pattern(uint8_t *buf, size_t len, uint64_t seed)
+{
+	for (size_t i = 0; i + 8 <= len; i += 8) {
+		uint64_t x = random_next(&seed);
+
+		memcpy(buf + i, &x, 8);
+	}
+}
+
+uint8_t *load(const char *path, uint64_t *size)
+{
+	struct stat st;
+	FILE *f = fopen(path, "rb");
+	uint8_t *data;
+
+	if (!f || fstat(fileno(f), &st))
+		die("cannot read %s", path);
+	*size = (uint64_t)st.st_size;
+	data = malloc(*size + 1);
+	if (!data || fread(data, 1, *size, f) != *size)
+		die("cannot read %s", path);
+	fclose(f);
+	return data;
+}
+
+void store(const char *path, const uint8_t *data, uint64_t size)
+{
+	FILE *f = fopen(path, "wb");
+
+	if (!f || fwrite(data, 1, size, f) != size || fclose(f))
+		die("cannot write %s", path);
+}
+
+static void ignore_notice(void *arg, const char *line)
+{
+	(void)arg;
+	(void)line;
+}
+
+struct ubd_device *disk_open(const char *name, unsigned queues, char *const *words, bool quiet,
+			     char *error, size_t size)
+{
+	struct ubd_device_config config = {
+		.queues = queues, .depth = 64, .notice = quiet ? ignore_notice : NULL};
+	const char *why = "out of memory";
+	const struct ubd_target *target = ubd_target_find(name, &why);
+	struct ubd_device *dev = target ? ubd_device_new(target, &config) : NULL;
+	int ret = dev ? 0 : -1;
+
+	for (; *words && !ret; words++) {
+		char *option = strdup(*words), *value = strchr(option, '=');
+
+		if (!value)
+			die("%s: no value", option);
+		*value++ = '\0';
+		ret = ubd_device_set_option(dev, option, value);
+		free(option);
+	}
+	if (!ret)
+		ret = ubd_local_start(dev);
+	if (!ret)
+		return dev;
+	snprintf(error, size, "%s", dev ? ubd_device_error(dev) : why);
+	if (!quiet)
+		fprintf(stderr, "%s\n", error);
+	if (dev)
+		ubd_device_free(dev);
+	return NULL;
+}
+
+int disk_close(struct ubd_device *dev)
+{
+	int ret;
+
+	ubd_device_stop(dev);
+	ret = ubd_device_wait(dev);
+	ubd_device_free(dev);
+	return ret;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* A target opened in this process, and what the test programs share. */
+#ifndef RAID_DISK_H
+#define RAID_DISK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <ubd/local.h>
+
+/*
+ * Open target NAME with words "option=value"; queues of depth 64. Sentences go to stderr unless
+ * quiet; error, of size bytes, gets the last. NULL when it does not open.
+ */
+struct ubd_device *disk_open(const char *name, unsigned queues, char *const *words, bool quiet,
+			     char *error, size_t size);
+/* 0, or the queues' first error. */
+int disk_close(struct ubd_device *dev);
+
+uint64_t random_next(uint64_t *state);
+void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
+/* Whole files; the caller's to free. */
+uint8_t *load(const char *path, uint64_t *size);
+void store(const char *path, const uint8_t *data, uint64_t size);
+/* Print a sentence on stderr and end the program with status 1. */
+void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+#endif
