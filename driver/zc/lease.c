@@ -169,7 +169,7 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
  * @cmd: the command
  * @issue_flags: io_uring's
  *
- * Return: 0 or -errno; -EINVAL when there is no open lease.
+ * Return: 0 or -errno; -EINVAL when there is no lease that waits for more users.
  */
 int ublk_lease_return(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		      unsigned int issue_flags)
@@ -181,7 +181,7 @@ int ublk_lease_return(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 	u32 gone = 0;
 
 	spin_lock_irq(&q->zc->lock);
-	if (lease->cmd && lease->open &&
+	if (lease->cmd && (lease->open || lease->expected) &&
 	    (!lease->buffer || ublk_cmd_ring(cmd) == ublk_cmd_ring(lease->cmd))) {
 		buffer = lease->buffer;
 		index = lease->index;

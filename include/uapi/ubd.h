@@ -107,8 +107,9 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
 #define UBD_U_IO_LEASE UBD_IO_RW(0x62)
 
 /*
- * Return an open lease (UBD_LEASE_OPEN): no further users. The leader completes after the last.
- * Also after the request's commit. With UBD_LEASE_INDEX from the leader's ring. addr and nr are 0.
+ * Return a lease that is open (UBD_LEASE_OPEN) or still expects members: no further users. The
+ * leader completes after the last. Also after the request's commit. With UBD_LEASE_INDEX from the
+ * leader's ring. addr and nr are 0.
  */
 #define UBD_U_IO_RETURN UBD_IO_RW(0x63)
 

@@ -63,6 +63,39 @@ CASE(lease_counts_members)
 	hand_down(&h);
 }
 
+/* A command that is refused does not count, and its server will not bring another. */
+CASE(lease_returned_early)
+{
+	struct ubd_lease lease = {.nr_members = 2};
+	int fd = backing_open(TMPFS);
+	struct ubd_member good = leased(zc_read(fd, 0, LEN, 0)),
+			  bad = leased(zc_read(-1, 0, LEN, 0));
+	struct ioq_cqe cqe;
+	unsigned tag, seen = 0;
+	struct hand h;
+	struct job *io;
+
+	zc_up(&h, UBD_F_MEMBERS | UBD_F_LEASE, 2);
+	io = io_begin(h.dev, IO_READ, 0, LEN);
+	tag = ioq_next(&h.q, NULL);
+	zc_lease(&h.q, tag, &lease);
+	RESULT("a member", zc_members(&h.q, tag, &good, 1), LEN);
+	RESULT("a member without a file", zc_members(&h.q, tag, &bad, 1), -EBADF);
+	CHECK(ioq_quiet(&h.q, 100), "the leader does not wait for its second member");
+	lease_return(&h.q, tag);
+	for (unsigned i = 0; i < 2; i++) {
+		REQUIRE(ioq_wait(&h.q, &cqe, 5000) == 0, "the return or the leader does not end");
+		CHECK(cqe.res == 0, "%s: %s",
+		      cqe.op == UBD_U_IO_LEASE ? "the leader" : "the return",
+		      conform_errname(cqe.res));
+		seen |= cqe.op == UBD_U_IO_LEASE ? 2 : 1;
+	}
+	CHECK(seen == 3, "not one leader and one return have ended");
+	ioq_commit(&h.q, tag, LEN);
+	CHECK(io_end(io) == LEN, "the read fails");
+	hand_down(&h);
+}
+
 CASE(lease_refused_leader)
 {
 	int fd = backing_open(TMPFS);
