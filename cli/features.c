@@ -58,29 +58,6 @@ static int probe_zero_copy(struct ubd_ctrl *ctrl, uint64_t *features)
 	return ubd_ctrl_del_async(ctrl, info.dev_id);
 }
 
-static bool usable(const struct driver *d, enum ubd_zero_copy way)
-{
-	switch (way) {
-	case UBD_ZC_AUTO:
-	case UBD_ZC_OFF:
-		return true;
-	case UBD_ZC_GET_DATA:
-		return d->features & UBLK_F_NEED_GET_DATA;
-	case UBD_ZC_USER_COPY:
-		return d->features & UBLK_F_USER_COPY;
-	case UBD_ZC_REG_BUF:
-		return d->features & UBLK_F_SUPPORT_ZERO_COPY && d->features & UBLK_F_USER_COPY;
-	case UBD_ZC_MEMBER:
-		return d->features & UBD_F_MEMBERS && d->features & UBLK_F_USER_COPY;
-	case UBD_ZC_FUSED:
-		return d->features & UBD_F_FUSED && usable(d, UBD_ZC_MEMBER);
-	case UBD_ZC_AUTO_BUF:
-		return d->features & UBLK_F_AUTO_BUF_REG && d->features & UBLK_F_USER_COPY;
-	default:
-		return false;
-	}
-}
-
 static void print_text(const struct driver *d)
 {
 	uint64_t mask;
@@ -93,7 +70,7 @@ static void print_text(const struct driver *d)
 		printf("Driver:    the kernel's own ublk_drv\n");
 	printf("Zero copy:");
 	for (int w = 0; w < UBD_ZC_MAX; w++)
-		if (usable(d, (enum ubd_zero_copy)w))
+		if (ubd_zero_copy_offered((enum ubd_zero_copy)w, d->features))
 			printf(" %s", ubd_zero_copy_name((enum ubd_zero_copy)w));
 	printf("\n\n");
 	if (!d->asked)
@@ -123,7 +100,7 @@ static void print_json(const struct driver *d)
 		json_object_array_add(list, feature);
 	}
 	for (int w = 0; w < UBD_ZC_MAX; w++)
-		if (usable(d, (enum ubd_zero_copy)w))
+		if (ubd_zero_copy_offered((enum ubd_zero_copy)w, d->features))
 			json_object_array_add(ways, json_object_new_string(ubd_zero_copy_name(
 							    (enum ubd_zero_copy)w)));
 	json_object_object_add(doc, "zero_copy", ways);

@@ -107,19 +107,14 @@ const char *view_way(const struct view *v)
 {
 	const char *word = json_get_string(v->state, "zero_copy");
 	uint64_t flags = v->info.flags;
-	enum ubd_zero_copy way = UBD_ZC_OFF;
+	int way = UBD_ZC_MAX - 1;
 
 	if (word)
 		return word;
-	if (flags & UBLK_F_AUTO_BUF_REG)
-		way = UBD_ZC_AUTO_BUF;
-	else if (flags & UBLK_F_SUPPORT_ZERO_COPY)
-		way = UBD_ZC_REG_BUF;
-	else if (flags & UBLK_F_USER_COPY)
-		way = UBD_ZC_USER_COPY;
-	else if (flags & UBLK_F_NEED_GET_DATA)
-		way = UBD_ZC_GET_DATA;
-	return ubd_zero_copy_name(way);
+	/* Each asks for what it needs, and no more. */
+	while (way > UBD_ZC_OFF && !ubd_zero_copy_offered((enum ubd_zero_copy)way, flags))
+		way--;
+	return ubd_zero_copy_name((enum ubd_zero_copy)way);
 }
 
 char *view_options(const struct view *v)

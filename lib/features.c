@@ -29,6 +29,11 @@ static const struct {
 	{UBLK_F_NO_AUTO_PART_SCAN, "no-part-scan", "the partition table can be left unread"},
 	{UBLK_F_SHMEM_ZC, "shmem-zc", "I/O from registered shared memory is not copied"},
 	{UBLK_F_IO_DESC_SIZE, "io-desc-size", "request descriptors of other sizes"},
+	/* Of ubd's own driver. */
+	{UBD_F_MEMBERS, "members", "the driver does I/O on a request's pages"},
+	{UBD_F_FUSED, "fused", "... and completes the request with the same command"},
+	{UBD_F_LEASE, "lease", "a request's buffer can be lent to a group of members"},
+	{UBD_F_SPLICE, "splice", "a write's pages can be spliced into a pipe"},
 };
 
 const char *ubd_feature_name(unsigned n, uint64_t *mask, const char **what)

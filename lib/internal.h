@@ -4,8 +4,9 @@
  *
  *   device.c   the object          queue.c     ring, thread and event loop
  *   life.c     starting, ending    member.c    transfers done by the driver
- *   params.c   limits and flags    request.c   a request from fetch to commit
- *   option.c   target options      transfer.c  moving a request's data
+ *   params.c   limits              request.c   a request from fetch to commit
+ *   ways.c     ways of moving it   transfer.c  moving a request's data
+ *   option.c   target options      splice.c    moving it through a pipe
  *   ctrl.c     control commands    await.c     the target's own I/O
  *
  * Everything in struct queue belongs to the queue's thread unless said otherwise.
@@ -91,6 +92,8 @@ struct way {
 	bool reg_cmd; /* ... which takes commands of ours */
 	bool members; /* the driver does the I/O on the request's pages */
 	bool fused;   /* ... and the commit with it */
+	bool lease;   /* ... under a leader that holds the request */
+	bool splice;  /* ... but for writes to files, which go through a pipe */
 };
 
 extern const struct way ways[UBD_ZC_MAX];
@@ -130,7 +133,8 @@ struct ubd_queue {
 	struct sink wake_sink; /* reads wake_fd */
 	uint64_t wake_count;
 	int wake_fd;
-	int zero_fd; /* /dev/zero, for filling registered buffers */
+	int zero_fd;		   /* /dev/zero, for filling registered buffers */
+	struct splice_pipe *pipes; /* not in use */
 
 	void *data;	   /* the target's own */
 	void *own_bufs;	   /* one mapping for all tags' buffers */
@@ -251,6 +255,8 @@ void request_start(struct ubd_queue *q, struct tag *t);
 int transfer_end_read(struct tag *t, uint32_t res);
 /* Take the request's data out of the ring's buffer table, if we put it there. */
 void transfer_unregister(struct tag *t);
+/* Where byte `at` of the request's data is on the char device. */
+uint64_t transfer_char_offset(const struct tag *t, uint32_t at);
 
 /* await.c */
 /* Submit sqe with the next batch and suspend until it completes; its result. */
@@ -261,6 +267,11 @@ int await_sqe(struct ubd_queue *q, struct io_uring_sqe *sqe);
 int member_run(struct tag *t, const struct ubd_transfer *x, unsigned n);
 /* Can these go with the commit? Then they are in t->members. */
 bool member_fuse(struct tag *t, const struct ubd_transfer *x, unsigned n);
+
+/* splice.c */
+/* Splice n transfers of a WRITE to where they go; 0 or -errno. */
+int splice_run(struct tag *t, const struct ubd_transfer *x, unsigned n);
+void splice_close(struct ubd_queue *q);
 
 /* local.c */
 void local_drain(struct ubd_queue *q);

@@ -7,14 +7,25 @@
 
 #define MAX_MEMBERS 32 /* per command: an array of them lies on a coroutine's stack */
 
-/* Translate one transfer. Members that move nothing are left out: returns whether it is one. */
-static bool translate(const struct tag *t, const struct ubd_transfer *x, struct ubd_member *m)
-{
-	bool write = t->io.op == UBD_WRITE || t->io.op == UBD_ZONE_APPEND;
+/* ---- Transfers to members ------------------------------------------------------------------ */
 
-	if (!x->len || (x->where == UBD_ZEROES && write))
-		return false;
-	*m = (struct ubd_member){.fd = x->fd, .at = x->at, .len = x->len};
+static bool writes(const struct tag *t)
+{
+	return t->io.op == UBD_WRITE || t->io.op == UBD_ZONE_APPEND;
+}
+
+/* Transfers that move nothing are left out. */
+static bool moves(const struct tag *t, const struct ubd_transfer *x)
+{
+	return x->len && (x->where != UBD_ZEROES || !writes(t));
+}
+
+static void translate(const struct tag *t, const struct ubd_transfer *x, uint8_t flags,
+		      struct ubd_member *m)
+{
+	bool write = writes(t);
+
+	*m = (struct ubd_member){.flags = flags, .fd = x->fd, .at = x->at, .len = x->len};
 	switch (x->where) {
 	case UBD_FILE:
 		m->op = write ? UBD_MEMBER_WRITE : UBD_MEMBER_READ;
@@ -32,10 +43,9 @@ static bool translate(const struct tag *t, const struct ubd_transfer *x, struct 
 		m->fd = -1;
 		break;
 	}
-	return true;
 }
 
-static int run_command(struct tag *t, const struct ubd_member *members, unsigned nr)
+static struct io_uring_sqe *prep_command(struct tag *t, uint32_t op, const void *addr, unsigned nr)
 {
 	struct ubd_queue *q = t->io.queue;
 	struct io_uring_sqe *sqe = queue_sqe(q);
@@ -43,37 +53,104 @@ static int run_command(struct tag *t, const struct ubd_member *members, unsigned
 		.q_id = (uint16_t)q->index,
 		.tag = t->io.tag,
 		.generation_nr = ubd_generation_nr(t->generation, (uint8_t)nr),
-		.addr = (uintptr_t)members,
+		.addr = (uintptr_t)addr,
 	};
-	int ret;
 
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->flags = IOSQE_FIXED_FILE;
 	sqe->fd = 0;
-	sqe->cmd_op = UBD_U_IO_MEMBERS;
+	sqe->cmd_op = op;
 	memcpy(sqe->cmd, &cmd, sizeof(cmd));
-	ret = await_sqe(q, sqe);
+	return sqe;
+}
+
+/* ---- The lease ----------------------------------------------------------------------------- */
+
+/* The command that the members of a request are grouped under. */
+struct leader {
+	struct sink sink;
+	struct ubd_lease lease;
+	struct coro *waits;
+	bool ended;
+	int res;
+};
+
+static void leader_ended(struct ubd_queue *q, struct sink *sink, int res)
+{
+	struct leader *l = container_of(sink, struct leader, sink);
+
+	(void)q;
+	l->ended = true;
+	l->res = res;
+	if (l->waits)
+		coro_enter(l->waits);
+}
+
+/* Its members' commands follow in the same submission: the kernel takes them in order. */
+static void lead(struct tag *t, struct leader *l, unsigned commands)
+{
+	struct io_uring_sqe *sqe;
+
+	*l = (struct leader){.sink.fn = leader_ended, .lease.nr_members = commands};
+	sqe = prep_command(t, UBD_U_IO_LEASE, &l->lease, 0);
+	queue_sqe_sink(t->io.queue, sqe, &l->sink);
+}
+
+/* Wait for the leader. After an error not all of the members have come that it waits for. */
+static int follow_to_end(struct tag *t, struct leader *l, int err)
+{
+	if (err && !l->ended)
+		prep_command(t, UBD_U_IO_RETURN, NULL, 0)->user_data = UD_IGNORE;
+	if (!l->ended) {
+		l->waits = queue_current(t->io.queue);
+		queue_suspend(t->io.queue);
+	}
+	/* Without a leader members say ECANCELED: its own error says why. */
+	return l->res < 0 ? l->res : err;
+}
+
+/* ---- Commands ------------------------------------------------------------------------------ */
+
+static int run_command(struct tag *t, const struct ubd_member *members, unsigned nr)
+{
+	struct ubd_queue *q = t->io.queue;
+	int ret = await_sqe(q, prep_command(t, UBD_U_IO_MEMBERS, members, nr));
+
 	if (ret > 0)
 		q->stats.bytes_moved += (unsigned)ret;
 	return ret < 0 ? ret : 0;
 }
 
-int member_run(struct tag *t, const struct ubd_transfer *x, unsigned n)
+static int run_commands(struct tag *t, const struct ubd_transfer *x, unsigned n, uint8_t flags)
 {
 	while (n) {
 		struct ubd_member members[MAX_MEMBERS];
 		unsigned nr = 0;
 		int ret;
 
-		while (n && nr < MAX_MEMBERS) {
-			nr += translate(t, x++, &members[nr]);
-			n--;
-		}
+		for (; n && nr < MAX_MEMBERS; n--, x++)
+			if (moves(t, x))
+				translate(t, x, flags, &members[nr++]);
 		ret = nr ? run_command(t, members, nr) : 0;
 		if (ret)
 			return ret;
 	}
 	return 0;
+}
+
+int member_run(struct tag *t, const struct ubd_transfer *x, unsigned n)
+{
+	struct leader leader;
+	unsigned nr = 0;
+
+	if (!t->io.queue->way->lease)
+		return run_commands(t, x, n, 0);
+	for (unsigned i = 0; i < n; i++)
+		nr += moves(t, &x[i]);
+	if (!nr)
+		return 0;
+	lead(t, &leader, (nr + MAX_MEMBERS - 1) / MAX_MEMBERS);
+	return follow_to_end(t, &leader, run_commands(t, x, n, UBD_MEMBER_F_LEASED));
 }
 
 bool member_fuse(struct tag *t, const struct ubd_transfer *x, unsigned n)
@@ -83,7 +160,8 @@ bool member_fuse(struct tag *t, const struct ubd_transfer *x, unsigned n)
 	if (n > FUSED_MAX)
 		return false;
 	for (unsigned i = 0; i < n; i++)
-		nr += translate(t, &x[i], &t->members[nr]);
+		if (moves(t, &x[i]))
+			translate(t, &x[i], 0, &t->members[nr++]);
 	t->fused = (uint8_t)nr;
 	return nr;
 }

@@ -367,6 +367,7 @@ void queue_close(struct ubd_queue *q)
 		munmap((void *)(uintptr_t)q->zeros, each);
 	if (q->zero_fd >= 0)
 		close(q->zero_fd);
+	splice_close(q);
 	coro_pool_destroy(&q->coros);
 	free(q->tags);
 	q->tags = NULL;

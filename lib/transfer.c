@@ -8,6 +8,7 @@
  *               other side is mapped memory
  *   fixed       the request's pages are a registered buffer of the ring: one I/O on them
  *   members     the driver does the I/O on the request's pages (member.c)
+ *   splice      a WRITE's pages go to a file through a pipe (splice.c)
  *
  * A READ must never show its reader memory that nobody filled. The first partial fill therefore
  * zeroes the whole request first; a fill of the whole needs no zeroing.
@@ -57,8 +58,7 @@ static bool in_buffer(const struct tag *t)
 	return t->io.queue->way->buffers || t->push_data || t->have_data;
 }
 
-/* Offset of a byte of the request on the char device. */
-static uint64_t char_offset(const struct tag *t, uint32_t at)
+uint64_t transfer_char_offset(const struct tag *t, uint32_t at)
 {
 	return UBLKSRV_IO_BUF_OFFSET + ((uint64_t)t->io.queue->index << UBLK_QID_OFF) +
 	       ((uint64_t)t->io.tag << UBLK_TAG_OFF) + at;
@@ -120,7 +120,7 @@ static void prep_user_copy(struct io_uring_sqe *sqe, const struct tag *t, bool t
 	sqe->fd = 0;
 	sqe->addr = mem;
 	sqe->len = len;
-	sqe->off = char_offset(t, at);
+	sqe->off = transfer_char_offset(t, at);
 }
 
 static int user_copy(struct tag *t, bool to_driver, uintptr_t mem, uint32_t at, uint32_t len)
@@ -386,7 +386,8 @@ int ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 	if (!ret && reads(tag) && total)
 		ret = begin_fill(tag, whole, end);
 	if (!ret && tag->io.queue->way->members && !in_buffer(tag)) {
-		ret = member_run(tag, t, n);
+		ret = tag->io.queue->way->splice && !reads(tag) ? splice_run(tag, t, n)
+								: member_run(tag, t, n);
 		n = 0;
 	}
 	while (n && !ret) {

@@ -29,6 +29,16 @@ const struct way ways[UBD_ZC_MAX] = {
 			  .user_copy = true,
 			  .members = true,
 			  .fused = true},
+	[UBD_ZC_LEASE] = {.name = "lease",
+			  .features = UBD_F_MEMBERS | UBD_F_LEASE | UBLK_F_USER_COPY,
+			  .user_copy = true,
+			  .members = true,
+			  .lease = true},
+	[UBD_ZC_SPLICE] = {.name = "splice",
+			   .features = UBD_F_MEMBERS | UBD_F_SPLICE | UBLK_F_USER_COPY,
+			   .user_copy = true,
+			   .members = true,
+			   .splice = true},
 };
 
 static const char *const recovery_names[] = {
@@ -66,9 +76,9 @@ int ubd_recovery_parse(const char *word)
 	return -EINVAL;
 }
 
-static bool offered(enum ubd_zero_copy way, uint64_t features)
+bool ubd_zero_copy_offered(enum ubd_zero_copy way, uint64_t features)
 {
-	return (ways[way].features & ~features) == 0;
+	return (unsigned)way < UBD_ZC_MAX && (ways[way].features & ~features) == 0;
 }
 
 /* The best way for this target, best first. */
@@ -79,9 +89,9 @@ static enum ubd_zero_copy best(const struct ubd_device *dev, uint64_t features)
 	/* Drivers know no unprivileged device whose server could leave pages unfilled. */
 	if (dev->cfg.unprivileged || dev->target->flags & UBD_TARGET_SEES_DATA)
 		return plain;
-	if (offered(UBD_ZC_FUSED, features))
+	if (ubd_zero_copy_offered(UBD_ZC_FUSED, features))
 		return UBD_ZC_FUSED;
-	return offered(UBD_ZC_AUTO_BUF, features) ? UBD_ZC_AUTO_BUF : plain;
+	return ubd_zero_copy_offered(UBD_ZC_AUTO_BUF, features) ? UBD_ZC_AUTO_BUF : plain;
 }
 
 static int check_zoned(struct ubd_device *dev, enum ubd_zero_copy way, uint64_t features)
@@ -118,7 +128,7 @@ int ways_choose(struct ubd_device *dev, uint64_t features)
 	ret = check_zoned(dev, way, features);
 	if (ret)
 		return ret;
-	if (!offered(way, features))
+	if (!ubd_zero_copy_offered(way, features))
 		return device_fail(dev, -EOPNOTSUPP,
 				   "this kernel's ublk driver has no zero-copy way \"%s\": see "
 				   "'ubd features' for those it has",

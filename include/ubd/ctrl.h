@@ -64,8 +64,8 @@ int ubd_ctrl_resize(struct ubd_ctrl *ctrl, uint32_t id, uint64_t size);
 int ubd_ctrl_quiesce(struct ubd_ctrl *ctrl, uint32_t id, unsigned ms);
 
 /*
- * The features by name, for people: entry n, from 0; NULL past the end. *mask gets the UBLK_F_*
- * bit, *what one line of explanation. Either may be NULL.
+ * The features by name, for people: entry n, from 0; NULL past the end. *mask gets the UBLK_F_* or
+ * UBD_F_* bit, *what one line of explanation. Either may be NULL.
  */
 const char *ubd_feature_name(unsigned n, uint64_t *mask, const char **what);
 

@@ -35,6 +35,8 @@ enum ubd_zero_copy {
 	UBD_ZC_AUTO_BUF,  /* request pages registered with the ring by the driver (from 6.16) */
 	UBD_ZC_MEMBER,	  /* ubd's driver does the I/O on the request's pages: one command for it */
 	UBD_ZC_FUSED,	  /* ... and one for it and the commit together */
+	UBD_ZC_LEASE,	  /* members under a leader, which has the request's buffer meanwhile */
+	UBD_ZC_SPLICE,	  /* writes to files by splice(2); the rest as members */
 	UBD_ZC_MAX,
 };
 
@@ -114,6 +116,11 @@ unsigned ubd_device_depth(const struct ubd_device *dev);
 uint64_t ubd_device_size(const struct ubd_device *dev);		       /* bytes */
 enum ubd_zero_copy ubd_device_zero_copy(const struct ubd_device *dev); /* in force, never AUTO */
 const char *ubd_zero_copy_name(enum ubd_zero_copy way);		       /* "auto-buf" */
+/*
+ * Whether a driver with these features has the way: ubd_ctrl_features() and ubd_ctrl_extensions(),
+ * or'd. What a device was granted (ublksrv_ctrl_dev_info.flags) will do as well.
+ */
+bool ubd_zero_copy_offered(enum ubd_zero_copy way, uint64_t features);
 int ubd_zero_copy_parse(const char *word); /* -EINVAL: not a way; any word, also "on" (auto) */
 const char *ubd_recovery_name(enum ubd_recovery mode);
 int ubd_recovery_parse(const char *word);
