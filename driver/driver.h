@@ -32,6 +32,9 @@
 #include "compat/compat.h"
 #include "zc/zc.h"
 
+/* DKMS wants one: it replaces a module by a newer one only, and the kernel's own has none. */
+#define UBLK_DRIVER_VERSION "0.1"
+
 #define UBLK_MAX_DEVICES (1U << MINORBITS)
 
 struct ublk_device;

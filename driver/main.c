@@ -51,4 +51,5 @@ module_exit(ublk_exit);
 
 MODULE_DESCRIPTION("Block devices served from userspace");
 MODULE_AUTHOR("The ubd project");
+MODULE_VERSION(UBLK_DRIVER_VERSION);
 MODULE_LICENSE("GPL");

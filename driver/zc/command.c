@@ -7,8 +7,6 @@
 #include <linux/uaccess.h>
 #include "../driver.h"
 
-#define DRIVER_VERSION "0.1"
-
 /* An armed command is the base's. */
 static_assert(offsetof(struct ublk_zc_pdu, q) == offsetof(struct ublk_cmd_pdu, q));
 static_assert(offsetof(struct ublk_zc_pdu, tag) == offsetof(struct ublk_cmd_pdu, tag));
@@ -41,7 +39,7 @@ int ublk_zc_query(u64 addr, u16 len)
 	struct ubd_query answer = {
 		.abi_version = UBD_ABI_VERSION,
 		.features = ublk_zc_features(),
-		.version = DRIVER_VERSION,
+		.version = UBLK_DRIVER_VERSION,
 	};
 
 	if (!addr || !len)
