@@ -18,7 +18,7 @@ TEST_PACKAGES = clang clang-format libclang-rt-14-dev python3 fio e2fsprogs xfsp
 	fdisk nbdkit qemu-utils mandoc git
 
 .PHONY: all build setup setup-build setup-test demo test check bench driver conform check-targets \
-	check-zero-copy install format clean help
+	check-zero-copy check-driver selftests install format clean help
 
 all: build
 
@@ -57,6 +57,12 @@ driver:
 conform: setup-test
 	@tests/conform/run --kernel $(KERNEL) --driver $(DRIVER)
 
+selftests: setup-test
+	@tests/selftests/run --kernel $(KERNEL) --driver $(DRIVER)
+
+check-driver: setup-test
+	@tests/check-driver $(ONLY)
+
 check-targets: build setup-test
 	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear or mirror' >&2; exit 2; }
 	@case '$(ONLY)' in stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' ;; \
@@ -78,6 +84,8 @@ help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
 	@echo 'make driver KERNEL=6.1|6.12|7.2           build the kernel module'
 	@echo 'make conform KERNEL=... DRIVER=ours|intree   the ABI conformance suite'
+	@echo 'make selftests KERNEL=... DRIVER=ours|intree  the kernel'"'"'s own ublk tests'
+	@echo 'make check-driver [ONLY=PART]             all proofs of our driver, hours of them'
 	@echo 'make check                                every suite, the long ones too'
 	@echo 'make check-targets ONLY=nbd|qcow2|stripe|linear|mirror   all proofs of one target'
 	@echo 'make check-zero-copy                      zero copy of our driver on 6.1, 6.12 and 7.2'
