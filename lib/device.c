@@ -175,12 +175,17 @@ int ubd_queue_fd(const struct ubd_queue *q)
 
 int ubd_queue_process(struct ubd_queue *q)
 {
-	int ret = q->ended ? q->error : queue_round(q, false);
+	int ret;
 
 	if (q->ended)
+		return q->error;
+	ret = queue_round(q, false);
+	if (q->ended) {
 		queue_close(q);
-	else
+		life_queue_ended(q);
+	} else {
 		queue_flush(q);
+	}
 	return ret;
 }
 

@@ -194,6 +194,11 @@ struct ubd_device {
 };
 
 /* life.c */
+/*
+ * A queue has ended, q->error or not: on its own thread, or the embedder's. One that broke takes
+ * the others along.
+ */
+void life_queue_ended(struct ubd_queue *q);
 /* Undo whatever has been done. keep: leave the kernel's device to recovery. */
 void life_end(struct ubd_device *dev, bool keep);
 

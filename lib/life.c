@@ -361,8 +361,6 @@ static void wait_embedded(struct ubd_device *dev)
 			poll(&p, 1, -1);
 			ubd_queue_process(q);
 		}
-		if (q->error && !dev->queue_error)
-			dev->queue_error = q->error;
 	}
 }
 
@@ -373,32 +371,47 @@ int ubd_device_wait(struct ubd_device *dev)
 	if (dev->cfg.embedded)
 		wait_embedded(dev);
 	pthread_mutex_lock(&dev->lock);
-	while (!dev->cfg.embedded && dev->queues_down < dev->nr_queues) {
-		/* One broken queue ends the device: the others would wait for it for ever. */
-		if (dev->queue_error)
-			for (unsigned i = 0; i < dev->nr_queues; i++)
-				queue_stop(&dev->queues[i]);
+	while (!dev->cfg.embedded && dev->queues_down < dev->nr_queues)
 		pthread_cond_wait(&dev->cond, &dev->lock);
-	}
 	ret = dev->queue_error;
 	pthread_mutex_unlock(&dev->lock);
 	return ret;
 }
 
+void life_queue_ended(struct ubd_queue *q)
+{
+	struct ubd_device *dev = q->dev;
+
+	pthread_mutex_lock(&dev->lock);
+	if (q->error && !dev->queue_error)
+		dev->queue_error = q->error;
+	dev->queues_down++;
+	if (dev->queue_error && dev->queues_down < dev->nr_queues) {
+		/* The others could serve, but a disk with one queue gone hangs its users. */
+		for (unsigned i = 0; i < dev->nr_queues; i++)
+			queue_stop(&dev->queues[i]);
+	} else if (dev->queue_error && dev->char_fd >= 0) {
+		/* What I/O the driver still has for us ends now, as when a server dies. */
+		close(dev->char_fd);
+		dev->char_fd = -1;
+	}
+	pthread_cond_broadcast(&dev->cond);
+	pthread_mutex_unlock(&dev->lock);
+}
+
 static void end_queues(struct ubd_device *dev)
 {
+	/* Set-up failed somewhere: nobody else will tell them. */
+	for (unsigned i = 0; i < dev->nr_queues; i++)
+		queue_stop(&dev->queues[i]);
 	for (unsigned i = 0; i < dev->nr_queues; i++) {
-		struct ubd_queue *q = &dev->queues[i];
-
-		/* Set-up failed somewhere: nobody else will tell them. */
-		if (q->has_thread) {
-			queue_stop(q);
-			pthread_join(q->thread, NULL);
-		} else {
-			queue_close(q);
-		}
-		queue_destroy(q);
+		if (dev->queues[i].has_thread)
+			pthread_join(dev->queues[i].thread, NULL);
+		else
+			queue_close(&dev->queues[i]);
 	}
+	for (unsigned i = 0; i < dev->nr_queues; i++)
+		queue_destroy(&dev->queues[i]);
 	free(dev->queues);
 	dev->queues = NULL;
 	dev->nr_queues = 0;

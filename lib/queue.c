@@ -511,12 +511,6 @@ void *queue_thread(void *arg)
 	pthread_mutex_unlock(&q->remote_lock);
 	local_drain(q);
 	queue_close(q);
-
-	pthread_mutex_lock(&dev->lock);
-	if (q->error && !dev->queue_error)
-		dev->queue_error = q->error;
-	dev->queues_down++;
-	pthread_cond_broadcast(&dev->cond);
-	pthread_mutex_unlock(&dev->lock);
+	life_queue_ended(q);
 	return NULL;
 }
