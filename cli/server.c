@@ -37,6 +37,7 @@ struct server {
 	bool stop_wanted;
 	bool ending;
 	struct state_stats *page;
+	json_object *state; /* as in its file */
 };
 
 /* ---- Telling ------------------------------------------------------------------------------ */
@@ -142,7 +143,10 @@ static int announce(struct server *s)
 		pthread_mutex_unlock(&s->lock);
 		ret = report_ready(s, state);
 	}
-	json_object_put(state);
+	/* The watcher's from now on. */
+	pthread_mutex_lock(&s->lock);
+	s->state = state;
+	pthread_mutex_unlock(&s->lock);
 	return ret;
 }
 
@@ -202,6 +206,23 @@ static void stop_disk(struct server *s)
 	free(line);
 }
 
+/* What the target says of itself goes into the state, when it has changed. */
+static void publish_status(struct server *s)
+{
+	json_object *fresh, *old = NULL;
+
+	if (!s->state)
+		return;
+	fresh = server_status(s->dev);
+	json_object_object_get_ex(s->state, "status", &old);
+	if (json_object_equal(fresh, old)) {
+		json_object_put(fresh);
+		return;
+	}
+	json_object_object_add(s->state, "status", fresh);
+	state_write((unsigned)ubd_device_id(s->dev), s->state);
+}
+
 static void publish(struct server *s)
 {
 	struct ubd_stats stats;
@@ -210,6 +231,7 @@ static void publish(struct server *s)
 		return;
 	ubd_device_stats(s->dev, &stats);
 	state_stats_publish(s->page, &stats);
+	publish_status(s);
 }
 
 /* Signals and the counters' clock; ends when s->ending is set and a signal comes. */
@@ -263,6 +285,8 @@ static void end_watching(struct server *s)
 	pthread_mutex_unlock(&s->lock);
 	pthread_kill(s->watcher, SIGTERM);
 	pthread_join(s->watcher, NULL);
+	json_object_put(s->state);
+	s->state = NULL;
 }
 
 /* ---- Serving ------------------------------------------------------------------------------ */

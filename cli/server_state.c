@@ -9,6 +9,25 @@
 #include "json.h"
 #include "process.h"
 
+static void put_item(void *arg, const char *name, const char *text, uint64_t number)
+{
+	if (text)
+		json_put_string(arg, name, text);
+	else
+		json_put_number(arg, name, number);
+}
+
+json_object *server_status(const struct ubd_device *dev)
+{
+	json_object *doc = json_object_new_object();
+
+	ubd_device_status(dev, put_item, doc);
+	if (json_object_object_length(doc))
+		return doc;
+	json_object_put(doc);
+	return NULL;
+}
+
 json_object *server_state(const struct add_request *request, const struct ubd_device *dev)
 {
 	const struct ubd_device_config *config = &request->config;
@@ -44,5 +63,6 @@ json_object *server_state(const struct add_request *request, const struct ubd_de
 	json_put_number(doc, "deadline_ms_asked", config->deadline_ms);
 	json_put_number(doc, "block_size_asked", config->block_size);
 	json_put_number(doc, "max_io_asked", config->max_io);
+	json_object_object_add(doc, "status", server_status(dev));
 	return doc;
 }

@@ -10,4 +10,7 @@
 /* The document of RUN/N.json and of `ubd add --json`; the caller's to release. */
 json_object *server_state(const struct add_request *request, const struct ubd_device *dev);
 
+/* What its target says of itself, for the member "status"; NULL: nothing. The caller's. */
+json_object *server_status(const struct ubd_device *dev);
+
 #endif

@@ -136,6 +136,13 @@ struct ubd_stats {
 };
 void ubd_device_stats(const struct ubd_device *dev, struct ubd_stats *stats);
 
+/*
+ * What the target says of itself: fn gets one item after another, text NULL for a number. Any
+ * thread, from a successful start until the device ends. No items: the target says nothing.
+ */
+typedef void ubd_status_fn(void *arg, const char *name, const char *text, uint64_t number);
+void ubd_device_status(const struct ubd_device *dev, ubd_status_fn *fn, void *arg);
+
 /* ---- Targets by name ---------------------------------------------------------------------- */
 
 /* The targets built in, in name order; ends with NULL. */

@@ -27,12 +27,13 @@ extern "C" {
 
 struct ubd_device;
 struct ubd_queue;
+struct ubd_status;
 
 /* ---- The target -------------------------------------------------------------------------- */
 
 struct ubd_io;
 
-#define UBD_TARGET_API 1
+#define UBD_TARGET_API 2
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
@@ -70,6 +71,11 @@ struct ubd_target {
 	 */
 	int (*queue_open)(struct ubd_queue *q, void *self);
 	void (*queue_close)(struct ubd_queue *q, void *self);
+	/*
+	 * From api 2: tell how the target does (ubd_status_number(), ubd_status_text()), for
+	 * `ubd info`. Any thread, while the queues run; must neither block nor await.
+	 */
+	void (*status)(void *self, struct ubd_status *out);
 };
 
 /*
@@ -93,7 +99,7 @@ struct ubd_limits {
 	uint32_t chunk;		      /* no request crosses a multiple of it; 0: none */
 	uint64_t max_discard;	      /* largest DISCARD; 0: not supported */
 	uint64_t max_write_zeroes;    /* largest WRITE_ZEROES; 0: not supported */
-	uint32_t discard_granularity; /* default logical_block, when max_discard is set */
+	uint32_t discard_granularity; /* default logical_block, when one of those is set */
 	uint32_t discard_alignment;
 	uint32_t dma_alignment; /* of request memory in zero copy, a power of two; default 512 */
 	bool read_only;
@@ -138,6 +144,13 @@ unsigned ubd_device_queues(const struct ubd_device *dev);
  * For open(); the fd stays the caller's and must stay open until close(). Optional.
  */
 int ubd_device_add_fd(struct ubd_device *dev, int fd);
+/*
+ * For status(): one item, a number or a line of text. Names are lower-case words with _ between
+ * them, the same from call to call; both strings are copied.
+ */
+void ubd_status_number(struct ubd_status *out, const char *name, uint64_t value);
+void ubd_status_text(struct ubd_status *out, const char *name, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* New size in bytes, announced to the kernel. -EOPNOTSUPP where the driver cannot. [awaits] */
 int ubd_device_resize(struct ubd_queue *q, uint64_t size);
 
