@@ -10,6 +10,7 @@ static const struct ubd_target *const targets[] = {
 	&target_null,
 	&target_qcow2,
 	&target_stripe,
+	&target_zoned,
 	NULL,
 };
 

@@ -12,5 +12,6 @@ extern const struct ubd_target target_nbd;
 extern const struct ubd_target target_null;
 extern const struct ubd_target target_qcow2;
 extern const struct ubd_target target_stripe;
+extern const struct ubd_target target_zoned;
 
 #endif
