@@ -19,6 +19,8 @@
 
 /* Tags handed over with one completion. */
 #define MAX_TAGS 128
+/* Requests ended together. */
+#define COMMIT_CHUNK 16
 /* Buffers filled before others get the processor. */
 #define MAX_ROUNDS 32
 
@@ -133,6 +135,9 @@ static void put_back(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		return;
 	if (q->features & UBLK_F_AUTO_BUF_REG)
 		ublk_auto_unregister(slot, cmd, issue_flags);
+	/* The next delivery begins anew, unless others have taken hold of it meanwhile. */
+	if ((q->features & UBLK_F_HELD) && refcount_dec_if_one(&slot->ref))
+		slot->filled = 0;
 	spin_lock(&b->lock);
 	b->ring[--b->head & b->mask] = tag;
 	spin_unlock(&b->lock);
@@ -287,6 +292,11 @@ void ublk_batch_abandon(struct ublk_queue *q)
 	while (take_tags(q->batch, &tag, 1)) {
 		struct ublk_slot *slot = &q->slots[tag];
 
+		/* Handed over, put back, and held by others. */
+		if (refcount_read(&slot->ref)) {
+			ublk_abandon(q, slot);
+			continue;
+		}
 		WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
 		ublk_reject(q, slot->req);
 	}
@@ -427,7 +437,7 @@ static int prep(struct ublk_queue *q, const struct batch_args *a)
 }
 
 static int commit_one(struct ublk_queue *q, const struct elem *e, struct io_uring_cmd *cmd,
-		      unsigned int issue_flags)
+		      unsigned int issue_flags, struct io_comp_batch *iob)
 {
 	u8 served = UBLK_SLOT_SERVED;
 	struct ublk_slot *slot;
@@ -449,24 +459,42 @@ static int commit_one(struct ublk_queue *q, const struct elem *e, struct io_urin
 		slot->res = -EIO;
 	ublk_slot_arm(q, slot, NULL);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq);
+		ublk_complete(q, slot, rq, iob);
 	return 0;
+}
+
+/* Commits up to @n elements from @from on. Returns how many; the first error is in @ret. */
+static u32 commit_some(struct ublk_queue *q, const struct batch_args *a, u32 from, u32 n,
+		       unsigned int issue_flags, int *ret)
+{
+	DEFINE_IO_COMP_BATCH(iob);
+	struct elem e[COMMIT_CHUNK];
+	u32 i, have;
+
+	/* All before the first: a request that waits for its end is none to fault over. */
+	for (have = 0; have < n && !*ret; have += !*ret)
+		*ret = read_elem(a, from + have, &e[have]);
+	for (i = 0; i < have; i++) {
+		int err = commit_one(q, &e[i], a->cmd, issue_flags, &iob);
+
+		if (err) {
+			*ret = err;
+			break;
+		}
+	}
+	ublk_complete_batch(&iob);
+	return i;
 }
 
 static int commit(struct ublk_queue *q, const struct batch_args *a, unsigned int issue_flags)
 {
-	struct elem e;
+	u32 done = 0;
 	int ret = 0;
-	u32 i;
 
-	for (i = 0; i < a->nr_elem && !ret; i++) {
-		ret = read_elem(a, i, &e);
-		if (!ret)
-			ret = commit_one(q, &e, a->cmd, issue_flags);
-	}
-	if (ret)
-		i--;
-	return i ? i * a->elem_bytes : ret;
+	while (done < a->nr_elem && !ret)
+		done += commit_some(q, a, done, min_t(u32, a->nr_elem - done, COMMIT_CHUNK),
+				    issue_flags, &ret);
+	return done ? done * a->elem_bytes : ret;
 }
 
 /* Returns 0 when the driver keeps the command. */

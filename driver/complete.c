@@ -40,6 +40,27 @@ void ublk_end_request(struct request *rq, blk_status_t status)
 	bh_end(bh);
 }
 
+static void end_whole(struct request *rq, struct io_comp_batch *iob)
+{
+	if (!blk_mq_add_to_batch(rq, iob, false, blk_mq_end_request_batch))
+		ublk_end_request(rq, BLK_STS_OK);
+}
+
+/**
+ * ublk_complete_batch() - end what ublk_complete() has put into a batch
+ * @iob: the batch
+ */
+void ublk_complete_batch(struct io_comp_batch *iob)
+{
+	bool bh;
+
+	if (!iob->complete)
+		return;
+	bh = bh_begin();
+	iob->complete(iob);
+	bh_end(bh);
+}
+
 /* Ends the first @bytes and has the rest served again. */
 static void end_part(struct request *rq, u32 bytes)
 {
@@ -65,7 +86,8 @@ static bool fill_read(struct ublk_queue *q, struct ublk_slot *slot, struct reque
 	return true;
 }
 
-static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
+static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+			  struct io_comp_batch *iob)
 {
 	u32 bytes = blk_rq_bytes(rq);
 	u32 done = min_t(u32, slot->res, bytes);
@@ -79,7 +101,7 @@ static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct r
 		return;
 	}
 	if (likely(done == bytes))
-		ublk_end_request(rq, BLK_STS_OK);
+		end_whole(rq, iob);
 	else
 		end_part(rq, done);
 }
@@ -89,8 +111,10 @@ static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct r
  * @q: the queue
  * @slot: the slot; armed again already, but for its result and what was filled
  * @rq: the request
+ * @iob: may take it, to be ended by ublk_complete_batch(); or NULL
  */
-void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+		   struct io_comp_batch *iob)
 {
 	s32 res = slot->res;
 
@@ -105,7 +129,7 @@ void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request 
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
 	case REQ_OP_WRITE:
-		complete_data(q, slot, rq);
+		complete_data(q, slot, rq, iob);
 		break;
 	default:
 		ublk_end_request(rq, BLK_STS_OK);

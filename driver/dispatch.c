@@ -214,7 +214,7 @@ static void hold_failed(struct ublk_queue *q, struct ublk_slot *slot, struct req
 {
 	slot->res = -EIO;
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq);
+		ublk_complete(q, slot, rq, NULL);
 }
 
 static void hand_over(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,

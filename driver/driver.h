@@ -328,7 +328,9 @@ bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring
 
 /* complete.c */
 void ublk_end_request(struct request *rq, blk_status_t status);
-void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq);
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+		   struct io_comp_batch *iob);
+void ublk_complete_batch(struct io_comp_batch *iob);
 
 /* In ublk_slot.res: the server died, the next one gets the request. No server can commit it. */
 #define UBLK_RES_REISSUE S32_MIN
@@ -383,6 +385,7 @@ void ublk_server_kill(struct ublk_device *ub);
 
 /* recovery.c */
 void ublk_release_work(struct work_struct *work);
+void ublk_abandon(struct ublk_queue *q, struct ublk_slot *slot);
 bool ublk_abandon_dead(struct ublk_device *ub);
 int ublk_recovery_start(struct ublk_device *ub);
 int ublk_recovery_end(struct ublk_device *ub, pid_t pid);

@@ -12,11 +12,14 @@
 
 /* ---- the server has released the char device --------------------------------------------- */
 
-/*
- * A dead server's request: the next server's, or failed. Others that still hold the request
- * keep it until they are done.
+/**
+ * ublk_abandon() - a dead server's request: the next server's, or failed
+ * @q: the queue
+ * @slot: the slot, which the server had
+ *
+ * Others that still hold the request keep it until they are done.
  */
-static void abandon(struct ublk_queue *q, struct ublk_slot *slot)
+void ublk_abandon(struct ublk_queue *q, struct ublk_slot *slot)
 {
 	struct request *rq = slot->req;
 	bool again = ublk_recovers(q->ub) && ublk_has(q->ub, UBLK_F_USER_RECOVERY_REISSUE) &&
@@ -25,7 +28,7 @@ static void abandon(struct ublk_queue *q, struct ublk_slot *slot)
 	slot->res = again ? UBLK_RES_REISSUE : -EIO;
 	WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq);
+		ublk_complete(q, slot, rq, NULL);
 }
 
 /*
@@ -43,7 +46,7 @@ static void abandon_all(struct ublk_device *ub)
 			u8 state = READ_ONCE(q->slots[tag].state);
 
 			if (state == UBLK_SLOT_SERVED || state == UBLK_SLOT_NEED_DATA)
-				abandon(q, &q->slots[tag]);
+				ublk_abandon(q, &q->slots[tag]);
 		}
 		if (q->batch)
 			ublk_batch_abandon(q);
@@ -78,7 +81,7 @@ bool ublk_abandon_dead(struct ublk_device *ub)
 				continue;
 			/* Past its last task work. */
 			if (smp_load_acquire(&slot->task->exit_state))
-				abandon(q, slot);
+				ublk_abandon(q, slot);
 			else if (READ_ONCE(slot->task->flags) & PF_EXITING)
 				more = true;
 		}
