@@ -120,9 +120,11 @@ struct ubd_queue {
 	unsigned index, depth;
 	unsigned serving; /* tags in TAG_SERVED */
 	unsigned armed;	  /* tags in TAG_FETCH or TAG_DATA */
-	bool stopping;	  /* nothing new is fetched */
-	bool forced;	  /* ends without waiting for what the driver has */
-	bool closing;	  /* queue_close() has been started */
+	/* REGISTER_IO_BUF commands that failed whose UNREGISTER has not. */
+	unsigned not_registered;
+	bool stopping; /* nothing new is fetched */
+	bool forced;   /* ends without waiting for what the driver has */
+	bool closing;  /* queue_close() has been started */
 	bool ended;
 	int error; /* first that broke the queue */
 

@@ -117,7 +117,7 @@ static int run_command(struct tag *t, const struct ubd_member *members, unsigned
 	int ret = await_sqe(q, prep_command(t, UBD_U_IO_MEMBERS, members, nr));
 
 	if (ret > 0)
-		q->stats.bytes_moved += (unsigned)ret;
+		stat_add(&q->stats.bytes_moved, (unsigned)ret);
 	return ret < 0 ? ret : 0;
 }
 

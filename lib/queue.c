@@ -29,7 +29,7 @@ static int queue_submit(struct ubd_queue *q)
 {
 	int ret = io_uring_submit(&q->ring);
 
-	q->stats.enters++;
+	stat_add(&q->stats.enters, 1);
 	return ret;
 }
 
@@ -45,7 +45,7 @@ struct io_uring_sqe *queue_sqe(struct ubd_queue *q)
 			queue_break(q, ret);
 		sqe = io_uring_get_sqe(&q->ring);
 	}
-	q->stats.sqes++;
+	stat_add(&q->stats.sqes, 1);
 	memset(sqe, 0, sizeof(*sqe));
 	return sqe;
 }
@@ -458,7 +458,7 @@ int queue_round(struct ubd_queue *q, bool wait)
 		ret = io_uring_submit_and_wait(&q->ring, 1);
 	else
 		ret = io_uring_submit_and_get_events(&q->ring);
-	q->stats.enters++;
+	stat_add(&q->stats.enters, 1);
 	if (unlikely(ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY))
 		queue_break(q, ret);
 	io_uring_for_each_cqe(&q->ring, head, cqe)
@@ -467,7 +467,7 @@ int queue_round(struct ubd_queue *q, bool wait)
 		dispatch(q, cqe->user_data, cqe->res);
 	}
 	io_uring_cq_advance(&q->ring, n);
-	q->stats.cqes += n;
+	stat_add(&q->stats.cqes, n);
 	run_ready(q);
 	if (unlikely(q->stopping))
 		advance_end(q);

@@ -48,7 +48,7 @@ int request_fetch_all(struct ubd_queue *q)
 		send_command(q, &q->tags[i], UBLK_U_IO_FETCH_REQ, buffer_address(q, &q->tags[i]));
 	/* The driver starts the disk only when every tag has been fetched: hand them over now. */
 	ret = io_uring_submit(&q->ring);
-	q->stats.enters++;
+	stat_add(&q->stats.enters, 1);
 	return ret < 0 ? ret : 0;
 }
 
@@ -88,7 +88,7 @@ static void account(struct ubd_queue *q, const struct tag *t)
 	bool write;
 
 	if (t->result < 0) {
-		s->errors++;
+		stat_add(&s->errors, 1);
 		return;
 	}
 	switch (t->io.op) {
@@ -96,18 +96,18 @@ static void account(struct ubd_queue *q, const struct tag *t)
 	case UBD_WRITE:
 	case UBD_ZONE_APPEND:
 		write = t->io.op != UBD_READ;
-		s->requests[write]++;
-		s->bytes[write] += (unsigned)t->result;
+		stat_add(&s->requests[write], 1);
+		stat_add(&s->bytes[write], (unsigned)t->result);
 		if (q->way->buffers)
-			s->bytes_copied += (unsigned)t->result;
+			stat_add(&s->bytes_copied, (unsigned)t->result);
 		else if (t->fused)
-			s->bytes_moved += (unsigned)t->result;
+			stat_add(&s->bytes_moved, (unsigned)t->result);
 		break;
 	case UBD_FLUSH:
-		s->requests[2]++;
+		stat_add(&s->requests[2], 1);
 		break;
 	default:
-		s->requests[3]++;
+		stat_add(&s->requests[3], 1);
 	}
 }
 

@@ -120,7 +120,7 @@ static int one_turn(struct tag *t, const struct splice_pipe *p, const struct ubd
 		while (out == -EINTR || out == -EAGAIN);
 		if (out <= 0)
 			return out ? out : -EIO;
-		q->stats.bytes_moved += (unsigned)out;
+		stat_add(&q->stats.bytes_moved, (unsigned)out);
 	}
 	return in;
 }

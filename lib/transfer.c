@@ -69,12 +69,29 @@ uint64_t transfer_char_offset(const struct tag *t, uint32_t at)
 static void reg_failed(struct ubd_queue *q, struct sink *sink, int res)
 {
 	(void)sink;
-	device_fail(q->dev, res, "queue %u: cannot (un)register a request's pages: %s", q->index,
-		    strerror(-res));
+	(void)res; /* the I/O on the buffer says it */
+	q->not_registered++;
 }
 
-/* Runs only on failure (CQE_SKIP_SUCCESS); then the I/O on the buffer fails as well. */
+/*
+ * A buffer that was never there cannot be taken out. One that stays holds its request, and whoever
+ * waits for that, until the ring ends: so let it.
+ */
+static void unreg_failed(struct ubd_queue *q, struct sink *sink, int res)
+{
+	(void)sink;
+	if (q->not_registered) {
+		q->not_registered--;
+		return;
+	}
+	device_fail(q->dev, res, "queue %u: cannot unregister a request's pages: %s", q->index,
+		    strerror(-res));
+	queue_break(q, res);
+}
+
+/* They run only on failure: CQE_SKIP_SUCCESS. */
 static struct sink reg_sink = {.fn = reg_failed};
+static struct sink unreg_sink = {.fn = unreg_failed};
 
 static void reg_command(struct tag *t, uint32_t op)
 {
@@ -91,7 +108,7 @@ static void reg_command(struct tag *t, uint32_t op)
 	sqe->fd = 0;
 	sqe->cmd_op = op;
 	memcpy(sqe->cmd, &cmd, sizeof(cmd));
-	queue_sqe_sink(q, sqe, &reg_sink);
+	queue_sqe_sink(q, sqe, op == UBLK_U_IO_REGISTER_IO_BUF ? &reg_sink : &unreg_sink);
 }
 
 void transfer_unregister(struct tag *t)
@@ -138,7 +155,7 @@ static int user_copy(struct tag *t, bool to_driver, uintptr_t mem, uint32_t at, 
 		if (ret <= 0)
 			return ret ? ret : -EIO;
 		done += (unsigned)ret;
-		q->stats.bytes_copied += (unsigned)ret;
+		stat_add(&q->stats.bytes_copied, (unsigned)ret);
 	}
 	return 0;
 }
@@ -286,9 +303,9 @@ static void piece_done(struct ubd_queue *q, struct sink *sink, int res)
 	}
 	p->done += (unsigned)res;
 	if (copies)
-		q->stats.bytes_copied += (unsigned)res;
+		stat_add(&q->stats.bytes_copied, (unsigned)res);
 	else if (p->step == STEP_ONLY && q->way->fixed)
-		q->stats.bytes_moved += (unsigned)res;
+		stat_add(&q->stats.bytes_moved, (unsigned)res);
 	if (p->done < p->t->len) {
 		send_piece(p);
 		return;
