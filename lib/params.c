@@ -110,7 +110,7 @@ int params_check(struct ubd_device *dev)
 	l->max_io = MIN(l->max_io ? l->max_io : dev->cfg.max_io, dev->cfg.max_io);
 	if (!l->dma_alignment)
 		l->dma_alignment = SECTOR;
-	if (l->max_discard && !l->discard_granularity)
+	if ((l->max_discard || l->max_write_zeroes) && !l->discard_granularity)
 		l->discard_granularity = l->logical_block;
 	l->read_only = l->read_only || dev->cfg.read_only;
 	if (l->fua && !l->volatile_cache)
@@ -176,7 +176,8 @@ void params_fill(const struct ubd_device *dev, struct ublk_params *p)
 		};
 	}
 	/* Without a copy the request's memory goes to the backing as it is. */
-	if (ways[dev->zero_copy].fixed && l->dma_alignment > SECTOR) {
+	if ((ways[dev->zero_copy].fixed || ways[dev->zero_copy].members) &&
+	    l->dma_alignment > SECTOR) {
 		p->types |= UBLK_PARAM_TYPE_DMA_ALIGN;
 		p->dma.alignment = l->dma_alignment - 1;
 	}
