@@ -97,13 +97,13 @@ CASE(fd_closed_under_member)
 	hand_down(&h);
 }
 
-/* STOP_DEV with a member that waits: nothing of it may hang. */
-CASE(stop_with_member_waiting)
+/* STOP_DEV or DEL_DEV with a member that waits: nothing of it may hang. */
+static void ended_with_member_waiting(uint32_t end)
 {
 	struct ubd_member m;
 	struct ioq_cqe cqe;
 	struct hand h;
-	struct job *io, *stop;
+	struct job *io, *ending;
 	unsigned tag;
 	int fds[2];
 	long res = 0;
@@ -114,17 +114,35 @@ CASE(stop_with_member_waiting)
 	tag = ioq_next(&h.q, NULL);
 	m = zc_recv(fds[0], 0, LEN);
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
-	stop = dev_cmd_begin(h.dev, UBLK_U_CMD_STOP_DEV, 0);
+	ending = dev_cmd_begin(h.dev, end, 0);
 	sleep_ms(300);
 	/* The peer answers at last, or never: the server ends what it has begun. */
 	close(fds[1]);
-	for (unsigned i = 0; i < 100 && !job_ended(stop); i++) {
+	for (unsigned i = 0; i < 100 && !job_ended(io); i++) {
 		if (ioq_wait(&h.q, &cqe, 100) == 0 && cqe.res < 0 && cqe.res != UBLK_IO_RES_ABORT)
 			ioq_commit(&h.q, tag, -EIO);
 	}
-	REQUIRE(job_wait(stop, 5000, &res) == 0, "STOP_DEV hangs");
 	CHECK(io_end(io) < 0, "the read succeeds without data");
-	hand_close(&h);
+	if (end == UBLK_U_CMD_STOP_DEV) {
+		REQUIRE(job_wait(ending, 5000, &res) == 0, "STOP_DEV hangs");
+		hand_close(&h);
+		return;
+	}
+	/* It waits for the server to let go of the char device. */
+	ioq_close(&h.q);
+	close(h.fd);
+	REQUIRE(job_wait(ending, 10000, &res) == 0, "DEL_DEV hangs");
+	CHECK(res == 0, "DEL_DEV: %s", conform_errname(res));
+}
+
+CASE(stop_with_member_waiting)
+{
+	ended_with_member_waiting(UBLK_U_CMD_STOP_DEV);
+}
+
+CASE(delete_with_member_waiting)
+{
+	ended_with_member_waiting(UBLK_U_CMD_DEL_DEV);
 }
 
 /* ---- the server is killed ---------------------------------------------------------------- */
