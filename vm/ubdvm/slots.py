@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import random
 import sys
 import time
 
@@ -41,26 +42,15 @@ def _try(fd):
 def take(seconds):
     """Waits for a slot. It is held until this process ends, however it ends."""
     slots = [_open(f"ubd-vm.slot{i}") for i in range(SLOTS)]
-    # Who waits does so in a queue, and only its head looks at the slots. Short
-    # runs have a queue of their own, or they would wait behind long ones for
-    # many times their length.
-    queue = _open("ubd-vm.queue-short" if 0 < seconds <= SHORT_SECONDS else "ubd-vm.queue")
-    if not _try(queue):
-        _say_waiting()
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        said = True
-    else:
-        said = False
+    # Whoever looks when one has become free gets it. Short runs look more
+    # often, or they would wait for many times their length.
+    pause = 0.05 if 0 < seconds <= SHORT_SECONDS else 0.3
+    said = False
     while True:
         for fd in slots:
             if _try(fd):
-                os.close(queue)
                 return fd
         if not said:
-            _say_waiting()
+            print(f"vm/run: {SLOTS} guests are running on this machine; waiting for one to end", file=sys.stderr, flush=True)
             said = True
-        time.sleep(0.1)
-
-
-def _say_waiting():
-    print(f"vm/run: {SLOTS} guests are running on this machine; waiting for one to end", file=sys.stderr, flush=True)
+        time.sleep(pause * random.uniform(0.5, 1.5))
