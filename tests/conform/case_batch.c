@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define PREP UBLK_U_IO_PREP_IO_CMDS
@@ -419,4 +420,96 @@ CASE(batch_server_ends)
 	job_put(io);
 	CHECK(pattern_check(store + AT, AT, 4096, 2) < 0, "the server got something else");
 	batch_down(&b, store);
+}
+
+/* ---- With AUTO_BUF_REG: elements bring the place in the buffer table ------------------------ */
+
+#define FIRST_SLOT 2U
+
+static int auto_elem(struct batch *b, uint32_t op, unsigned tag, int result)
+{
+	struct ublk_elem_header h = {
+		.tag = (uint16_t)tag,
+		.buf_index = (uint16_t)(FIRST_SLOT + tag),
+		.result = result,
+	};
+
+	batch_sqe(b, op, &h, 1, sizeof(h), 0);
+	return batch_run(b);
+}
+
+static void auto_up(struct batch *b)
+{
+	struct dev *dev =
+		dev_new(UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY, 1, DEPTH);
+	struct job *start;
+
+	batch_open(b, dev);
+	REQUIRE(io_uring_register_buffers_sparse(&b->h.q.ring, FIRST_SLOT + DEPTH) == 0,
+		"no buffer table");
+	for (unsigned tag = 0; tag < DEPTH; tag++)
+		RESULT_REQUIRED("batch-auto-prep", auto_elem(b, PREP, tag, 0), 0);
+	fetch_sqe(b);
+	ioq_submit(&b->h.q);
+	start = dev_cmd_begin(dev, UBLK_U_CMD_START_DEV, (uint64_t)getpid());
+	REQUIRE(job_wait(start, 5000, NULL) == 0, "START_DEV does not end");
+}
+
+/* Moves one request's data between its buffer and the file, and commits it. */
+static void auto_serve_one(struct batch *b, int memfd, unsigned bytes)
+{
+	uint64_t until = now_ms() + 10000;
+	const struct ublksrv_io_desc *d;
+	struct io_uring_sqe *sqe;
+	struct ioq_cqe cqe;
+	unsigned tag, slot;
+	int ret;
+
+	while (!b->nr_tags) {
+		REQUIRE(now_ms() < until, "no request comes");
+		batch_wait(b, &cqe, 20);
+	}
+	tag = b->tags[--b->nr_tags];
+	slot = FIRST_SLOT + tag;
+	d = &b->h.q.desc[tag];
+	sqe = io_uring_get_sqe(&b->h.q.ring);
+	if (ublksrv_get_op(d) == UBLK_IO_OP_READ)
+		io_uring_prep_read_fixed(sqe, memfd, NULL, bytes, d->start_sector * SECTOR,
+					 (int)slot);
+	else
+		io_uring_prep_write_fixed(sqe, memfd, NULL, bytes, d->start_sector * SECTOR,
+					  (int)slot);
+	sqe->user_data = 0xfeed;
+	ioq_submit(&b->h.q);
+	while ((ret = batch_wait(b, &cqe, 5000)) == -EAGAIN)
+		;
+	REQUIRE(ret == 0, "an I/O of the server does not end");
+	RESULT("batch-auto-move", cqe.res, bytes);
+	RESULT("batch-auto-commit", auto_elem(b, COMMIT, tag, (int)bytes),
+	       (long)sizeof(struct ublk_elem_header));
+}
+
+CASE(batch_auto_buf)
+{
+	int memfd = memfd_create("store", 0);
+	struct job *io, *stop;
+	struct batch b;
+
+	conform_need_features(UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY);
+	REQUIRE(memfd >= 0 && ftruncate(memfd, DEV_BYTES) == 0, "no memory file");
+	auto_up(&b);
+	for (unsigned i = 0; i < 3 * DEPTH; i++) {
+		io = io_begin_seeded(b.h.dev, IO_WRITE, AT + (uint64_t)i * 65536, 65536, i + 1);
+		auto_serve_one(&b, memfd, 65536);
+		CHECK(io_end(io) == 65536, "write %u failed", i);
+		io = io_begin(b.h.dev, IO_READ, AT + (uint64_t)i * 65536, 65536);
+		auto_serve_one(&b, memfd, 65536);
+		REQUIRE(job_wait(io, 5000, NULL) == 0 && io->result == 65536, "read %u failed", i);
+		CHECK(pattern_check(io->data, AT + (uint64_t)i * 65536, 65536, i + 1) < 0,
+		      "read %u brings something else", i);
+		job_put(io);
+	}
+	stop = dev_cmd_begin(b.h.dev, UBLK_U_CMD_STOP_DEV, 0);
+	REQUIRE(job_wait(stop, 5000, NULL) == 0, "STOP_DEV does not end");
+	hand_close(&b.h);
 }

@@ -58,6 +58,8 @@ static const struct difference differences[] = {
 	 "6.12 leaves I/O without an end, and DEL_DEV, when a busy server is killed beside it"},
 	{"bug_use_after_free_in_cancel", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
 	 "6.12 leaves I/O without an end, and DEL_DEV, when a busy server is killed beside it"},
+	{"death_everything_at_once", DRV_INTREE_7_2, DIFF_NOT_RUN, 0,
+	 "7.2 may warn when a killed server's commands are cancelled from its ring's exit"},
 	{"bug_partition_scan_of_a_dead_server_reissue", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
 	 "6.12 deadlocks in the partition scan (CVE-2025-68823)"},
 	{"storm", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
