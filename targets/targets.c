@@ -6,6 +6,7 @@ static const struct ubd_target *const targets[] = {
 	&target_linear,
 	&target_loop,
 	&target_mem,
+	&target_mirror,
 	&target_nbd,
 	&target_null,
 	&target_qcow2,

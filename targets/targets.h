@@ -8,6 +8,7 @@
 extern const struct ubd_target target_linear;
 extern const struct ubd_target target_loop;
 extern const struct ubd_target target_mem;
+extern const struct ubd_target target_mirror;
 extern const struct ubd_target target_nbd;
 extern const struct ubd_target target_null;
 extern const struct ubd_target target_qcow2;

@@ -2,17 +2,23 @@
 /*
  * Random operations on a target and on a copy in memory, compared all along.
  *
- *   differential RAW BLOCK QUEUES SEED OPERATIONS TARGET option=value...
+ *   differential [--chaos LEG... --] RAW BLOCK QUEUES SEED OPERATIONS TARGET option=value...
  *
- * Requests are multiples of BLOCK bytes. RAW is written at the end: what the disk must hold. With
- * OPERATIONS 0 the disk is only read into it.
+ * With --chaos the legs of a mirror fail, stall, return errors at random and recover meanwhile,
+ * never all at once. At the end all must be in sync again. Requests are multiples of BLOCK bytes.
+ * RAW is written at the end: what the disk must hold. With OPERATIONS 0 the disk is only read into
+ * it.
  */
 #include "disk.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "seam.h"
 
 #define MAX_OP (512u << 10)
 #define MAX_THREADS 8
@@ -115,10 +121,56 @@ static void *work(void *arg)
 	return NULL;
 }
 
+/* ---- Chaos --------------------------------------------------------------------------------- */
+
+static unsigned nr_legs;
+static _Atomic bool over;
+
+static const struct seam_fault moods[] = {
+	{.fail = 1000, .err = -EIO},   {.fail = 1000, .err = -ENXIO, .stall = 1000, .stall_ms = 20},
+	{.fail = 20, .err = -EIO},     {.fail = 200, .err = -EIO, .reads_only = true},
+	{.stall = 200, .stall_ms = 5}, {.fail = 5, .err = -ENOSPC, .stall = 100, .stall_ms = 2},
+};
+
+/* The first failures may hit any leg, but one at a time: until it is back no other may go. */
+static void *chaos(void *arg)
+{
+	uint64_t seed = *(const uint64_t *)arg;
+
+	while (!over) {
+		unsigned leg = random_next(&seed) % nr_legs;
+
+		seam_set_fault(leg, &moods[random_next(&seed) % (sizeof(moods) / sizeof(*moods))]);
+		usleep(1000 * (random_next(&seed) % 100));
+		seam_set_fault(leg, &(struct seam_fault){0});
+		usleep(60000); /* what has failed already is found out */
+		for (unsigned n = 0; n < 10000 && !disk_in_sync(dev); n++)
+			usleep(1000);
+	}
+	return NULL;
+}
+
+static void wait_in_sync(void)
+{
+	char text[1024];
+
+	for (unsigned n = 0; nr_legs && !disk_in_sync(dev); n++) {
+		usleep(1000);
+		if (n > 30000) {
+			disk_status(dev, text, sizeof(text));
+			die("the legs are not in sync again:\n%s", text);
+		}
+	}
+}
+
 static void run(uint64_t seed, unsigned operations)
 {
 	struct worker w[MAX_THREADS] = {0};
+	pthread_t troubles;
 
+	wait_in_sync();
+	if (nr_legs)
+		pthread_create(&troubles, NULL, chaos, &seed);
 	for (unsigned i = 0; i < MAX_THREADS; i++) {
 		uint64_t part = size / MAX_THREADS / block * block;
 
@@ -131,6 +183,10 @@ static void run(uint64_t seed, unsigned operations)
 	}
 	for (unsigned i = 0; i < MAX_THREADS; i++)
 		pthread_join(w[i].thread, NULL);
+	over = true;
+	if (nr_legs)
+		pthread_join(troubles, NULL);
+	wait_in_sync();
 	for (uint64_t at = 0; at < size; at += MAX_OP)
 		check(&w[0], at, (uint32_t)(size - at < MAX_OP ? size - at : MAX_OP), "at the end");
 	for (unsigned i = 0; i < MAX_THREADS; i++)
@@ -139,13 +195,22 @@ static void run(uint64_t seed, unsigned operations)
 
 int main(int argc, char **argv)
 {
+	const char *chaos_legs[SEAM_LEGS];
 	char error[512];
 
+	if (argc > 1 && !strcmp(argv[1], "--chaos"))
+		for (argv++, argc--; argc > 1 && strcmp(argv[1], "--") != 0; argv++, argc--)
+			chaos_legs[nr_legs++] = argv[1];
+	argv += nr_legs != 0;
+	argc -= nr_legs != 0;
 	if (argc < 8)
-		die("usage: differential RAW BLOCK QUEUES SEED OPERATIONS TARGET option=value...");
+		die("usage: differential [--chaos LEG... --] RAW BLOCK QUEUES SEED OPERATIONS "
+		    "TARGET option=value...");
 	block = (unsigned)atoi(argv[2]);
 	queues = (unsigned)atoi(argv[3]);
-	dev = disk_open(argv[6], queues, argv + 7, false, error, sizeof(error));
+	for (unsigned i = 0; i < nr_legs; i++)
+		seam_leg(chaos_legs[i]);
+	dev = disk_open(argv[6], queues, argv + 7, nr_legs != 0, error, sizeof(error));
 	if (!dev)
 		return 1;
 	size = ubd_device_size(dev);
@@ -161,6 +226,9 @@ int main(int argc, char **argv)
 	if (disk_close(dev))
 		die("the device did not end well");
 	store(argv[1], model, size);
+	if (nr_legs)
+		printf("%u times a leg was left out, %u times it was back\n", disk_drops,
+		       disk_returns);
 	free(model);
 	return 0;
 }

@@ -64,17 +64,24 @@ void store(const char *path, const uint8_t *data, uint64_t size)
 		die("cannot write %s", path);
 }
 
-static void ignore_notice(void *arg, const char *line)
+_Atomic unsigned disk_drops, disk_returns;
+
+static void take_notice(void *quiet, const char *line)
 {
-	(void)arg;
-	(void)line;
+	disk_drops += strstr(line, "left out of the mirror") != NULL;
+	disk_returns += strstr(line, "in sync again") != NULL;
+	if (!quiet)
+		fprintf(stderr, "%s\n", line);
 }
 
 struct ubd_device *disk_open(const char *name, unsigned queues, char *const *words, bool quiet,
 			     char *error, size_t size)
 {
-	struct ubd_device_config config = {
-		.queues = queues, .depth = 64, .notice = quiet ? ignore_notice : NULL};
+	static char yes;
+	struct ubd_device_config config = {.queues = queues,
+					   .depth = 64,
+					   .notice = take_notice,
+					   .notice_arg = quiet ? &yes : NULL};
 	const char *why = "out of memory";
 	const struct ubd_target *target = ubd_target_find(name, &why);
 	struct ubd_device *dev = target ? ubd_device_new(target, &config) : NULL;
@@ -109,4 +116,51 @@ int disk_close(struct ubd_device *dev)
 	ret = ubd_device_wait(dev);
 	ubd_device_free(dev);
 	return ret;
+}
+
+struct sync_state {
+	bool behind;
+};
+
+static void look(void *arg, const char *name, const char *text, uint64_t number)
+{
+	struct sync_state *s = arg;
+
+	if (!strcmp(name, "regions_to_copy") && number)
+		s->behind = true;
+	if (!strncmp(name, "leg_", 4) && text && strncmp(text, "in sync", 7) != 0)
+		s->behind = true;
+}
+
+bool disk_in_sync(const struct ubd_device *dev)
+{
+	struct sync_state s = {0};
+
+	ubd_device_status(dev, look, &s);
+	return !s.behind;
+}
+
+struct text {
+	char *at;
+	size_t left;
+};
+
+static void append(void *arg, const char *name, const char *text, uint64_t number)
+{
+	struct text *t = arg;
+	int n = text ? snprintf(t->at, t->left, "%s: %s\n", name, text)
+		     : snprintf(t->at, t->left, "%s: %llu\n", name, (unsigned long long)number);
+
+	if (n > 0 && (size_t)n < t->left) {
+		t->at += n;
+		t->left -= (size_t)n;
+	}
+}
+
+void disk_status(const struct ubd_device *dev, char *text, size_t size)
+{
+	struct text t = {text, size};
+
+	*text = '\0';
+	ubd_device_status(dev, append, &t);
 }

@@ -18,6 +18,13 @@ struct ubd_device *disk_open(const char *name, unsigned queues, char *const *wor
 /* 0, or the queues' first error. */
 int disk_close(struct ubd_device *dev);
 
+/* Notices so far, that a leg was left out of a mirror, and that one is in sync again. */
+extern _Atomic unsigned disk_drops, disk_returns;
+
+/* A mirror: all legs are here and hold the same; and the items that its status has, as text. */
+bool disk_in_sync(const struct ubd_device *dev);
+void disk_status(const struct ubd_device *dev, char *text, size_t size);
+
 uint64_t random_next(uint64_t *state);
 void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
 /* Whole files; the caller's to free. */

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Flushes, and all legs of a mirror lost at once.
+ *
+ *   lost flush TARGET LEG... -- option=value...   each leg gets every flush
+ *   lost all mirror LEG... -- option=value...     errors while no leg works, none later
+ */
+#include "disk.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "seam.h"
+
+#define SIZE (256u << 10)
+
+static struct ubd_device *dev;
+static unsigned nr_legs;
+
+static void flush_reaches_all(void)
+{
+	for (unsigned n = 1; n <= 5; n++) {
+		unsigned before[SEAM_LEGS];
+
+		for (unsigned i = 0; i < nr_legs; i++)
+			before[i] = seam_syncs(i);
+		if (ubd_local_io(dev, 0, UBD_FLUSH, 0, 0, NULL, 0))
+			die("the flush failed");
+		for (unsigned i = 0; i < nr_legs; i++)
+			if (seam_syncs(i) <= before[i])
+				die("leg %u got no flush", i);
+	}
+}
+
+static void set_all(int err)
+{
+	for (unsigned i = 0; i < nr_legs; i++)
+		seam_set_fault(i, &(struct seam_fault){.fail = err ? 1000 : 0, .err = err});
+}
+
+static void expect(enum ubd_op op, void *buf, int want)
+{
+	int ret = ubd_local_io(dev, 0, op, 0, 0, buf, op == UBD_FLUSH ? 0 : SIZE);
+
+	if (ret != want)
+		die("operation %d: %d, expected %d", (int)op, ret, want);
+}
+
+static void all_lost(void)
+{
+	uint8_t *old = aligned_alloc(4096, SIZE), *now = aligned_alloc(4096, SIZE);
+
+	memset(old, 1, SIZE);
+	memset(now, 2, SIZE);
+	expect(UBD_WRITE, old, SIZE);
+	set_all(-EIO);
+	expect(UBD_READ, now, -EIO);
+	expect(UBD_WRITE, now, -EIO);
+	expect(UBD_FLUSH, NULL, -EIO);
+	expect(UBD_WRITE_ZEROES, NULL, -EIO);
+	set_all(0);
+	/* The last to work were not left out, so the mirror is there again by itself. */
+	for (unsigned n = 0; !disk_in_sync(dev); n++) {
+		if (n > 20000)
+			die("the legs are not in sync again");
+		usleep(1000);
+	}
+	expect(UBD_FLUSH, NULL, 0);
+	expect(UBD_WRITE, old, SIZE);
+	memset(now, 0, SIZE);
+	expect(UBD_READ, now, SIZE);
+	if (memcmp(old, now, SIZE) != 0)
+		die("what was written is not what is read");
+	free(old);
+	free(now);
+}
+
+int main(int argc, char **argv)
+{
+	static char word[32][512];
+	char *words[33] = {0}, error[512];
+	unsigned n = 0;
+
+	if (argc < 4)
+		die("usage: lost flush|all TARGET LEG... -- option=value...");
+	for (int i = 3; i < argc; i++) {
+		if (!strcmp(argv[i], "--"))
+			continue;
+		snprintf(word[n], sizeof(word[n]), strchr(argv[i], '=') ? "%s" : "leg=%s", argv[i]);
+		if (!strchr(argv[i], '=')) {
+			seam_leg(argv[i]);
+			nr_legs++;
+		}
+		words[n] = word[n];
+		n++;
+	}
+	seam_record(true);
+	dev = disk_open(argv[2], 1, words, false, error, sizeof(error));
+	if (!dev)
+		return 1;
+	if (!strcmp(argv[1], "flush"))
+		flush_reaches_all();
+	else
+		all_lost();
+	if (disk_close(dev))
+		die("the device did not end well");
+	return 0;
+}
