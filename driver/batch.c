@@ -282,12 +282,17 @@ void ublk_batch_cancel(struct ublk_queue *q, struct io_uring_cmd *cmd, unsigned 
 }
 
 /**
- * ublk_batch_abandon() - requests that waited for a server that has gone
+ * ublk_batch_abandon() - what a server that has gone left behind
  * @q: the queue, without a command
+ *
+ * Requests that waited for it; and tags that it had made ready, which no command's end tells of.
  */
 void ublk_batch_abandon(struct ublk_queue *q)
 {
 	u16 tag;
+
+	for (tag = 0; tag < q->depth; tag++)
+		ublk_cancel_slot(q, tag, NULL, IO_URING_F_UNLOCKED);
 
 	while (take_tags(q->batch, &tag, 1)) {
 		struct ublk_slot *slot = &q->slots[tag];
