@@ -25,12 +25,18 @@
 #define MAX_WORKERS 64
 #define CLEAN_LIMIT_MS 60000
 
+/* Killed and not dead after this long, a worker waits in the kernel for a device. */
+#define STUCK_MS 1000
+#define MAX_STUCK 48
+
 struct worker {
 	pid_t pid;
 	unsigned generation;
+	uint64_t killed_at;
 };
 
 static struct fuzz *fuzz;
+static unsigned stuck; /* workers whose place others have taken */
 
 /*
  * Commands with mutated addresses make the kernel write near what was meant; what all processes
@@ -82,6 +88,7 @@ static void start_worker(struct worker *w, unsigned index)
 	pid_t pid = fork();
 
 	w->generation++;
+	w->killed_at = 0;
 	if (pid) {
 		w->pid = pid;
 		return;
@@ -100,24 +107,48 @@ static void start_worker(struct worker *w, unsigned index)
 	_exit(0);
 }
 
+static void reap(struct worker *workers, unsigned nr)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
+		unsigned i = 0;
+
+		while (i < nr && workers[i].pid != pid)
+			i++;
+		if (i < nr)
+			start_worker(&workers[i], i);
+		else
+			stuck--;
+	}
+}
+
+/* One that is stuck may be so until its device goes: another one in its place. */
+static void kill_one(struct worker *w, unsigned index)
+{
+	if (!w->killed_at) {
+		kill(w->pid, SIGKILL);
+		w->killed_at = fuzz_now_ms();
+	} else if (fuzz_now_ms() > w->killed_at + STUCK_MS && stuck < MAX_STUCK) {
+		stuck++;
+		start_worker(w, index);
+	}
+}
+
 static void run_workers(struct worker *workers, unsigned nr, unsigned seconds)
 {
 	uint64_t until = fuzz_now_ms() + seconds * 1000ULL, next_kill = 0;
 	struct rng rng;
-	pid_t pid;
 
 	rng_seed(&rng, fuzz->seed, MAX_WORKERS, 0);
 	for (unsigned i = 0; i < nr; i++)
 		start_worker(&workers[i], i);
 	while (fuzz_now_ms() < until) {
-		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
-			for (unsigned i = 0; i < nr; i++) {
-				if (workers[i].pid == pid)
-					start_worker(&workers[i], i);
-			}
-		}
+		reap(workers, nr);
 		if (fuzz_now_ms() > next_kill) {
-			kill(workers[rng_below(&rng, nr)].pid, SIGKILL);
+			unsigned i = rng_below(&rng, nr);
+
+			kill_one(&workers[i], i);
 			next_kill = fuzz_now_ms() + 50 + rng_below(&rng, 1000);
 		}
 		usleep(5000);
@@ -165,7 +196,7 @@ static void show_stuck(pid_t pid)
 static bool workers_end(struct worker *workers, unsigned nr)
 {
 	uint64_t until = fuzz_now_ms() + CLEAN_LIMIT_MS;
-	unsigned left = nr;
+	unsigned left = nr + stuck;
 
 	/*
 	 * Removal goes on meanwhile: a client that waits for a device whose server is gone for good
