@@ -12,11 +12,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -46,11 +44,10 @@ static int check_geometry(struct zoned *z)
 	if (!nr || g->size % zone || nr > MAX_ZONES)
 		return fail(z, -EINVAL, "the size must be 1 to %u whole zones", MAX_ZONES);
 	if (g->conventional >= nr)
-		return fail(z, -EINVAL, "of %" PRIu64 " zones one or more must be sequential", nr);
+		return fail(z, -EINVAL, "conventional < %" PRIu64 " is needed", nr);
 	if (g->max_active > sequential || g->max_open > (g->max_active ?: sequential))
-		return fail(z, -EINVAL,
-			    "max-open must not be above max-active, nor that above "
-			    "the number of sequential zones");
+		return fail(z, -EINVAL, "max-open <= max-active <= %" PRIu64 " is needed",
+			    sequential);
 	z->nr_zones = (uint32_t)nr;
 	return 0;
 }
@@ -118,12 +115,11 @@ int image_flush(struct zoned *z, struct ubd_queue *q)
 static int map_state(struct zoned *z)
 {
 	const char *dir = getenv("UBD_RUN_DIR") ?: "/run/ubd";
-	int fd = -1, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	int fd = -1, ret = 0;
 	struct stat st;
 
 	if (z->file && !z->b.read_only) {
 		mkdir(dir, 0755);
-		flags = MAP_SHARED;
 		if (fstat(z->b.fd, &st) < 0 ||
 		    asprintf(&z->live_path, "%s/zoned-%jx-%jx-%jx.live", dir, (uintmax_t)st.st_dev,
 			     (uintmax_t)st.st_ino, (uintmax_t)st.st_rdev) < 0)
@@ -131,12 +127,13 @@ static int map_state(struct zoned *z)
 		fd = open(z->live_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		/* Its space is taken now: a full file system must not show at a store. */
 		if (fd < 0 || (errno = posix_fallocate(fd, 0, z->durable->len)))
-			return fail(z, -errno, "cannot make %s: %s", z->live_path, strerror(errno));
+			ret = fail(z, -errno, "cannot make %s: %s", z->live_path, strerror(errno));
 	}
-	z->state = mmap(NULL, z->durable->len, PROT_READ | PROT_WRITE, flags, fd, 0);
+	z->state = mmap(NULL, z->durable->len, PROT_READ | PROT_WRITE,
+			fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
 	if (fd >= 0)
 		close(fd);
-	return z->state == MAP_FAILED ? -errno : 0;
+	return z->state == MAP_FAILED ? -ENOMEM : ret;
 }
 
 /* Begin with what a killed server left, or else with what is durable. */
@@ -168,14 +165,12 @@ static int load_words(struct zoned *z)
 
 static int format(struct zoned *z)
 {
-	uint64_t clear[2] = {0, ZONE_DATA_START + z->geo.conventional * z->geo.zone_size};
 	uint64_t need = ZONE_DATA_START + z->geo.size;
 
 	if (z->b.is_block && z->b.size < need)
 		return fail(z, -ENOSPC, "%s is smaller than %" PRIu64 " bytes", z->file, need);
-	/* Nothing of what was there before shows again. */
-	if (z->b.is_block ? ioctl(z->b.fd, BLKZEROOUT, clear)
-			  : ftruncate(z->b.fd, 0) || ftruncate(z->b.fd, (off_t)need))
+	/* Nothing of what was there before shows again, but in a disk's conventional zones. */
+	if (!z->b.is_block && (ftruncate(z->b.fd, 0) || ftruncate(z->b.fd, (off_t)need)))
 		return -errno;
 	z->durable = z->copies;
 	z->durable->magic = MAGIC;
@@ -201,15 +196,12 @@ static int load(struct zoned *z)
 			z->durable = s;
 	}
 	if (!z->durable)
-		return fail(z, -EINVAL, "%s holds no good zone states: --format makes it new",
-			    z->file);
+		return fail(z, -EINVAL, "%s is no good image: --format makes it one", z->file);
 	has = (uint64_t *)&z->durable->geo;
 	for (unsigned i = 0; i < sizeof(z->geo) / 8; i++)
 		if (given[i] && given[i] != has[i])
-			return fail(z, -EINVAL,
-				    "%s has other zones, %" PRIu64 " for %" PRIu64
-				    ": leave the option out",
-				    z->file, has[i], given[i]);
+			return fail(z, -EINVAL, "%s was made with other sizes: leave them out",
+				    z->file);
 	z->geo = z->durable->geo;
 	if (check_geometry(z))
 		return -EINVAL;
@@ -218,12 +210,12 @@ static int load(struct zoned *z)
 	return 0;
 }
 
-static int open_image(struct zoned *z, const struct backing_request *want)
+static int open_image(struct zoned *z)
 {
-	int ret = backing_open(&z->b, z->dev, want);
+	int ret = posix_memalign((void **)&z->copies, ZONE_BLOCK, ZONE_DATA_START);
 
-	if (ret || posix_memalign((void **)&z->copies, ZONE_BLOCK, ZONE_DATA_START))
-		return ret ?: -ENOMEM;
+	if (ret)
+		return -ret;
 	memset(z->copies, 0, ZONE_DATA_START);
 	ret = z->format ? format(z) : load(z);
 	z->zone_lock = calloc(z->nr_zones, sizeof(*z->zone_lock));
@@ -235,42 +227,33 @@ static int open_image(struct zoned *z, const struct backing_request *want)
 	return load_words(z);
 }
 
-/* Something for the backing to open: a new file, or memory that looks like one. */
-static int make(struct zoned *z, struct backing_request *want, char *memory, size_t size)
-{
-	int fd = z->file ? open(z->file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644)
-			 : memfd_create("ubd-zoned", MFD_CLOEXEC);
-
-	snprintf(memory, size, "/proc/self/fd/%d", fd);
-	want->path = z->file ? z->file : memory;
-	if (fd < 0 || ftruncate(fd, ZONE_BLOCK))
-		return fail(z, -errno, "cannot make %s: %s", want->path, strerror(errno));
-	return fd;
-}
-
 int image_open(struct ubd_device *dev, struct zoned *z)
 {
-	bool new = !z->file || (z->format && access(z->file, F_OK) < 0);
 	struct backing_request want = {.path = z->file, .any_size = true, .max_block = ZONE_BLOCK};
-	char memory[32];
-	int fd = -1, ret = 0;
+	bool new = z->file && z->format &&access(z->file, F_OK) < 0;
+	int fd = -1, ret;
 
 	z->dev = dev;
-	z->b.fd = -1;
-	z->format = z->format || new;
+	z->format = z->format || !z->file;
+	z->b = (struct backing){.fd = -1, .block = ZONE_BLOCK, .can_punch = true};
 	want.read_only = ubd_device_read_only(dev) && !z->format;
-	if (z->format)
-		ret = check_geometry(z);
-	if (!ret && new)
-		ret = fd = make(z, &want, memory, sizeof(memory));
-	if (ret >= 0)
-		ret = open_image(z, &want);
-	if (fd >= 0)
-		close(fd);
+	ret = z->format ? check_geometry(z) : 0;
+	if (!ret && new) {
+		/* With a first block, for the backing to open. */
+		fd = open(z->file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+		ret = fd < 0 || ftruncate(fd, ZONE_BLOCK) ? -errno : close(fd);
+	}
+	if (!ret && z->file) {
+		ret = backing_open(&z->b, dev, &want);
+	} else if (!ret) {
+		z->b.fd = memfd_create("ubd-zoned", MFD_CLOEXEC);
+		ret = z->b.fd < 0 ? -errno : ubd_device_add_fd(dev, z->b.fd);
+	}
+	ret = ret ?: open_image(z);
 	if (!ret)
 		return 0;
-	fail(z, ret, "cannot open %s: %s", z->file ? z->file : "memory", strerror(-ret));
-	if (z->file && fd >= 0)
+	fail(z, ret, "cannot open %s: %s", z->file ?: "memory", strerror(-ret));
+	if (fd >= 0)
 		unlink(z->file);
 	z->failed = ret;
 	image_close(dev, z);

@@ -80,21 +80,15 @@ static int write_zone(struct zoned *z, struct ubd_io *io, uint32_t i)
  * until then a power cut would bring back the old state. No reader sees whether that works. */
 static int manage(struct zoned *z, struct ubd_io *io, unsigned op, uint64_t first, uint64_t end)
 {
-	bool changed = false;
-	int ret = 0, err;
+	int ret = 0;
 
 	for (uint64_t i = first; i < end; i++) {
-		uint64_t before;
-
 		ubd_mutex_lock(io->queue, &z->zone_lock[i]);
-		before = zone_word(z, (uint32_t)i);
-		err = zones_apply(z, (uint32_t)i, op, NULL, 0);
-		ret = ret ? ret : err;
-		changed = changed || zone_word(z, (uint32_t)i) != before;
+		ret = zones_apply(z, (uint32_t)i, op, NULL, 0);
 	}
-	if (changed && (op == UBD_ZONE_RESET || op == UBD_ZONE_FINISH))
+	if (op == UBD_ZONE_RESET || op == UBD_ZONE_FINISH)
 		ret = image_flush(z, io->queue);
-	if (changed && !ret && op == UBD_ZONE_RESET && z->b.can_punch)
+	if (!ret && op == UBD_ZONE_RESET && z->b.can_punch)
 		backing_discard(&z->b, io->queue, ZONE_DATA_START + first * z->geo.zone_size,
 				(end - first) * z->geo.zone_size);
 	for (uint64_t i = first; i < end; i++)
@@ -130,20 +124,13 @@ static int zoned_handle(struct ubd_io *io, void *self)
 		return report(z, io, (uint32_t)i);
 	if (z->b.read_only || __atomic_load_n(&z->failed, __ATOMIC_ACQUIRE))
 		return z->b.read_only ? -EROFS : -EIO;
-	switch (io->op) {
-	case UBD_WRITE:
-	case UBD_ZONE_APPEND:
+	if (data)
 		return write_zone(z, io, (uint32_t)i);
-	case UBD_ZONE_RESET_ALL:
+	if (io->op == UBD_ZONE_RESET_ALL)
 		return manage(z, io, UBD_ZONE_RESET, z->geo.conventional, z->nr_zones);
-	case UBD_ZONE_OPEN:
-	case UBD_ZONE_CLOSE:
-	case UBD_ZONE_FINISH:
-	case UBD_ZONE_RESET:
-		return i < z->geo.conventional ? -EIO : manage(z, io, io->op, i, i + 1);
-	default:
+	if (io->op < UBD_ZONE_OPEN || io->op > UBD_ZONE_RESET)
 		return -EOPNOTSUPP;
-	}
+	return i < z->geo.conventional ? -EIO : manage(z, io, io->op, i, i + 1);
 }
 
 /* clang-format off */

@@ -27,8 +27,7 @@ int zones_load(struct zoned *z, const uint64_t *words, bool killed)
 
 		if ((i < z->geo.conventional) != !words[i] || written > z->geo.zone_capacity ||
 		    (words[i] && cond != EMPTY && !active && cond != FULL))
-			return ubd_device_fail(z->dev, -EINVAL, "zone %u in %s is damaged", i,
-					       z->file);
+			return ubd_device_fail(z->dev, -EINVAL, "zone %u is damaged", i);
 		/* A kill in the midst of a zone's first write leaves it open with nothing in it. */
 		if (active && !(killed && (written || cond == EXPLICIT)))
 			cond = written ? CLOSED : EMPTY;

@@ -368,10 +368,10 @@ static void test_refusals(void)
 	refused("size=1M zone-size=256K zone-capacity=1000", "capacity");
 	refused("size=1000K zone-size=256K", "whole zones");
 	refused("size=16T zone-size=64K", "whole zones");
-	refused("size=1M zone-size=256K conventional=4", "sequential");
-	refused("size=1M zone-size=256K conventional=2 max-open=3", "sequential");
-	refused("size=1M zone-size=256K max-active=5", "sequential");
-	refused("size=1M zone-size=256K max-active=2 max-open=3", "active");
+	refused("size=1M zone-size=256K conventional=4", "conventional < 4");
+	refused("size=1M zone-size=256K conventional=2 max-open=3", "<= 2");
+	refused("size=1M zone-size=256K max-active=5", "<= 4");
+	refused("size=1M zone-size=256K max-active=2 max-open=3", "max-active");
 	refused("file=image", "No such file");
 	refused("file=image format size=1M zone-size=3M", "power of two");
 	refused("file=nowhere/image format size=64M", "nowhere/image");
@@ -404,7 +404,7 @@ static void test_damage(void)
 				CHECK(pwrite(fd, "x", 1, copy << 20 | 200) == 1, "pwrite");
 		close(fd);
 		if (broken == 3) {
-			refused("file=image", "no good zone states");
+			refused("file=image", "no good image");
 			continue;
 		}
 		dev = disk_open("file=image");
