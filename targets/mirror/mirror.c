@@ -400,7 +400,7 @@ static const struct ubd_option mirror_options[] = {
 	 .max = 1ull << 40},
 	{"bitmap-delay", UBD_UINT, offsetof(struct mirror, delay),
 	 "milliseconds that a region is at rest before its bit is cleared", .metavar = "MS",
-	 .fallback = "5000", .max = 3600000},
+	 .fallback = "5000", .min = 1, .max = 3600000},
 	{"resync-rate", UBD_SIZE, offsetof(struct mirror, rate),
 	 "bytes per second copied to legs that lack them; 0: as fast as it goes",
 	 .fallback = "200M"},
