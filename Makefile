@@ -64,7 +64,7 @@ check-driver: setup-test
 	@tests/check-driver $(ONLY)
 
 check-targets: build setup-test
-	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear or mirror' >&2; exit 2; }
+	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear, mirror or zoned' >&2; exit 2; }
 	@case '$(ONLY)' in stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' ;; \
 		*) tests/$(ONLY)/run --full ;; esac
 
@@ -87,6 +87,6 @@ help:
 	@echo 'make selftests KERNEL=... DRIVER=ours|intree  the kernel'"'"'s own ublk tests'
 	@echo 'make check-driver [ONLY=PART]             all proofs of our driver, hours of them'
 	@echo 'make check                                every suite, the long ones too'
-	@echo 'make check-targets ONLY=nbd|qcow2|stripe|linear|mirror   all proofs of one target'
+	@echo 'make check-targets ONLY=nbd|qcow2|stripe|linear|mirror|zoned   all proofs of one target'
 	@echo 'make check-zero-copy                      zero copy of our driver on 6.1, 6.12 and 7.2'
 	@echo 'make install | format | clean'

@@ -184,7 +184,7 @@ static int format(struct zoned *z)
 /* The newer good copy, and the geometry from it. What was given must agree with that. */
 static int load(struct zoned *z)
 {
-	uint64_t *given = (uint64_t *)&z->geo, *has;
+	const uint64_t *given = (uint64_t *)&z->geo;
 
 	if (pread(z->b.fd, z->copies, ZONE_DATA_START, 0) < 0)
 		return -errno;
@@ -197,15 +197,13 @@ static int load(struct zoned *z)
 	}
 	if (!z->durable)
 		return fail(z, -EINVAL, "%s is no good image: --format makes it one", z->file);
-	has = (uint64_t *)&z->durable->geo;
 	for (unsigned i = 0; i < sizeof(z->geo) / 8; i++)
-		if (given[i] && given[i] != has[i])
+		if (given[i] && given[i] != ((uint64_t *)&z->durable->geo)[i])
 			return fail(z, -EINVAL, "%s was made with other sizes: leave them out",
 				    z->file);
 	z->geo = z->durable->geo;
-	if (check_geometry(z))
-		return -EINVAL;
-	if (z->durable->len != LEN(z->nr_zones) || z->b.size < ZONE_DATA_START + z->geo.size)
+	if (check_geometry(z) || z->durable->len != LEN(z->nr_zones) ||
+	    z->b.size < ZONE_DATA_START + z->geo.size)
 		return fail(z, -EINVAL, "%s has been cut short", z->file);
 	return 0;
 }
@@ -235,8 +233,8 @@ int image_open(struct ubd_device *dev, struct zoned *z)
 
 	z->dev = dev;
 	z->format = z->format || !z->file;
-	z->b = (struct backing){.fd = -1, .block = ZONE_BLOCK, .can_punch = true};
 	want.read_only = ubd_device_read_only(dev) && !z->format;
+	z->b = (struct backing){.fd = -1, .block = ZONE_BLOCK, .can_punch = true};
 	ret = z->format ? check_geometry(z) : 0;
 	if (!ret && new) {
 		/* With a first block, for the backing to open. */
@@ -252,10 +250,9 @@ int image_open(struct ubd_device *dev, struct zoned *z)
 	ret = ret ?: open_image(z);
 	if (!ret)
 		return 0;
-	fail(z, ret, "cannot open %s: %s", z->file ?: "memory", strerror(-ret));
+	z->failed = fail(z, ret, "cannot open %s: %s", z->file ?: "memory", strerror(-ret));
 	if (fd >= 0)
 		unlink(z->file);
-	z->failed = ret;
 	image_close(dev, z);
 	return ret;
 }

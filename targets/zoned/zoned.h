@@ -54,9 +54,8 @@ struct zoned {
 
 	/* zones.c */
 	pthread_mutex_t lock;
-	struct zone_state *state; /* the live file, if there is one; otherwise only .words */
-	uint32_t count[256];	  /* zones of each condition */
-	uint32_t cursor;	  /* where the next zone to close is looked for */
+	struct zone_state *state;    /* the live file, if there is one; otherwise only .words */
+	uint32_t count[256], cursor; /* zones of each condition; where one to close is looked for */
 
 	/* image.c */
 	struct ubd_mutex flushing;

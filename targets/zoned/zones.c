@@ -106,16 +106,15 @@ int zones_apply(struct zoned *z, uint32_t i, unsigned op, uint64_t *at, uint32_t
 
 void zones_report(const struct zoned *z, uint32_t i, struct blk_zone *out)
 {
-	uint64_t word = zone_word(z, i);
+	uint64_t word = zone_word(z, i), start = i * z->geo.zone_size;
+	uint64_t wp = start + (ZONE_COND(word) == FULL ? z->geo.zone_size : ZONE_WRITTEN(word));
 
 	*out = (struct blk_zone){
-		.start = i * z->geo.zone_size >> 9,
+		.start = start >> 9,
 		.len = z->geo.zone_size >> 9,
 		.capacity = (word ? z->geo.zone_capacity : z->geo.zone_size) >> 9,
 		.type = word ? BLK_ZONE_TYPE_SEQWRITE_REQ : BLK_ZONE_TYPE_CONVENTIONAL,
 		.cond = (uint8_t)ZONE_COND(word),
-		.wp = UINT64_MAX, /* none */
+		.wp = word ? wp >> 9 : UINT64_MAX, /* none */
 	};
-	if (word)
-		out->wp = out->start + (out->cond == FULL ? out->len : ZONE_WRITTEN(word) >> 9);
 }
