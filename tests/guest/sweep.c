@@ -27,12 +27,15 @@ static unsigned entries(const char *dir, const char *prefix)
 	return n;
 }
 
-/* Threads leave /proc a moment after they have been joined, nodes after the device is gone. */
+/*
+ * Threads leave /proc a moment after they have been joined, nodes after the device is gone. io_uring
+ * keeps a worker that has nothing to do for 5 s.
+ */
 static unsigned settled(const char *dir, const char *prefix, unsigned want)
 {
 	unsigned n = entries(dir, prefix);
 
-	for (int i = 0; i < 200 && n > want; i++) {
+	for (int i = 0; i < 1000 && n > want; i++) {
 		usleep(10000);
 		n = entries(dir, prefix);
 	}
