@@ -41,7 +41,7 @@ static void prepare_io(struct rng *rng, struct io_uring_sqe *sqe, int fd, uint8_
 
 void fuzz_client(struct fuzz *f, struct rng *rng)
 {
-	uint64_t until = fuzz_now_ms() + 200 + rng_below(rng, 3000);
+	uint64_t until = fuzz_now_ms() + 1000 + rng_below(rng, 4000);
 	struct __kernel_timespec ts = {0, 5000000};
 	uint8_t *mem =
 		mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -263,7 +263,7 @@ static bool prepare(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c,
 void fuzz_server(struct fuzz *f, struct rng *rng)
 {
 	struct fuzz_queue *queues = calloc(MAX_QUEUES, sizeof(*queues));
-	uint64_t until = fuzz_now_ms() + 100 + rng_below(rng, 2500);
+	uint64_t until = fuzz_now_ms() + 500 + rng_below(rng, 5000);
 	struct ublksrv_ctrl_dev_info info;
 	struct ublksrv_ctrl_cmd cmd;
 	atomic_uint ready = 0;
