@@ -242,6 +242,9 @@ static int device_prepare(struct ublk_device *ub)
 	ub->tag_set.queue_depth = ub->info.queue_depth;
 	ub->tag_set.numa_node = NUMA_NO_NODE;
 	ub->tag_set.flags = UBLK_TAG_SET_FLAGS;
+	/* What is below the server sorts its I/O; only zones need their writes in order here. */
+	if (!ublk_has(ub, UBLK_F_ZONED))
+		ub->tag_set.flags |= BLK_MQ_F_NO_SCHED_BY_DEFAULT;
 	ub->tag_set.cmd_size = ublk_has(ub, UBLK_F_ZONED) ? ublk_zoned_cmd_size() : 0;
 	ub->tag_set.driver_data = ub;
 	ret = blk_mq_alloc_tag_set(&ub->tag_set);

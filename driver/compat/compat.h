@@ -114,6 +114,16 @@ static inline void ublk_cmd_mark_cancelable(struct io_uring_cmd *cmd, unsigned i
 }
 #endif
 
+/*
+ * Bios from a cache of the CPU's. They may end in interrupts since 6.2, which headers do not
+ * tell; kernels that cancel commands are later.
+ */
+#ifdef UBLK_HAVE_CMD_CANCEL
+#define UBLK_IOCB_CACHE IOCB_ALLOC_CACHE
+#else
+#define UBLK_IOCB_CACHE 0
+#endif
+
 /* ---- block layer ------------------------------------------------------------------------- */
 
 #ifdef UBLK_HAVE_RQ_LIST

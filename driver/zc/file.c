@@ -130,6 +130,7 @@ static ssize_t go(struct ublk_member *m, bool nowait)
 	init_sync_kiocb(iocb, file);
 	iocb->ki_pos = m->pos + m->done;
 	iocb->ki_complete = rw_complete;
+	iocb->ki_flags |= UBLK_IOCB_CACHE;
 	if (nowait)
 		iocb->ki_flags |= IOCB_NOWAIT;
 	if (m->op == UBD_MEMBER_READ)
