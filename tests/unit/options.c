@@ -6,6 +6,8 @@
 #include <tap.h>
 #include <ubd/ubd.h>
 
+#include "../../include/uapi/ubd.h"
+
 struct all {
 	const char *string, *path;
 	uint64_t size, number, plain;
@@ -249,6 +251,20 @@ static void test_words(void)
 	CHECK(ubd_recovery_parse("maybe") == -EINVAL, "bad");
 }
 
+/* A way needs all of its features: those a driver offers, or a device was granted. */
+static void test_offers(void)
+{
+	const uint64_t members = UBD_F_MEMBERS | UBLK_F_USER_COPY;
+
+	CHECK(ubd_zero_copy_offered(UBD_ZC_OFF, 0), "off needs nothing");
+	CHECK(ubd_zero_copy_offered(UBD_ZC_MEMBER, members), "member");
+	CHECK(!ubd_zero_copy_offered(UBD_ZC_MEMBER, UBD_F_MEMBERS), "member without user copy");
+	CHECK(!ubd_zero_copy_offered(UBD_ZC_FUSED, members), "fused without fused");
+	CHECK(ubd_zero_copy_offered(UBD_ZC_LEASE, members | UBD_F_LEASE), "lease");
+	CHECK(ubd_zero_copy_offered(UBD_ZC_SPLICE, members | UBD_F_SPLICE), "splice");
+	CHECK(!ubd_zero_copy_offered(UBD_ZC_MAX, ~0ull), "past the end");
+}
+
 static const struct tap_case cases[] = {
 	{"every type of option is parsed", test_types},
 	{"defaults come from the table", test_defaults},
@@ -258,6 +274,7 @@ static const struct tap_case cases[] = {
 	{"required and surplus arguments", test_needed},
 	{"sizes", test_sizes},
 	{"names of ways and recovery modes", test_words},
+	{"which ways a driver has", test_offers},
 };
 
 TAP_MAIN(cases)
