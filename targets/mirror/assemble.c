@@ -250,10 +250,13 @@ int assemble(struct mirror *m)
 	/* Any bit may be left by a crash, and then no leg is better than another but by its place.
 	 */
 	take_bits(m, fresh, true);
-	if (!changed)
+	if (!changed && !m->nr_dirty)
 		return 0;
-	/* Bits first: a leg is not being rebuilt before it is known what it lacks. */
+	/*
+	 * A crash may have left a bit on one leg only. And bits come first: a leg is not being
+	 * rebuilt before it is known what it lacks.
+	 */
 	map_touch(m);
-	m->saved.changed++;
+	m->saved.changed += changed;
 	return meta_commit(NULL, m);
 }

@@ -184,7 +184,8 @@ struct put {
 static int put_leg(struct ubd_queue *q, unsigned i, void *arg)
 {
 	struct put *p = arg;
-	uint64_t pos = p->pos ? p->pos : (p->m->place[i] ^ 1u) * META_BLOCK;
+	bool super = !p->flush && !p->pos;
+	uint64_t pos = super ? (p->m->place[i] ^ 1u) * META_BLOCK : p->pos;
 	int fd = p->m->leg[i]->fd;
 	ssize_t ret = 0;
 
@@ -198,7 +199,7 @@ static int put_leg(struct ubd_queue *q, unsigned i, void *arg)
 	if (ret < 0 || (!p->flush && ret != META_BLOCK)) {
 		p->failed |= 1u << i;
 		p->err = ret < 0 ? (int)ret : -EIO;
-	} else if (!p->flush && !p->pos) {
+	} else if (super) {
 		p->m->place[i] ^= 1u;
 	}
 	return 0;
@@ -239,6 +240,8 @@ int legs_failed(struct ubd_queue *q, struct mirror *m, unsigned told, unsigned f
 					  m->leg[i]->path, strerror(-err),
 					  __builtin_popcount(m->in_sync));
 		}
+	if (m->idle && q)
+		ubd_cond_wake_one(q, &m->work);
 	mirror_unlock(q, m);
 	return 0;
 }

@@ -275,10 +275,11 @@ static void mirror_status(void *self, struct ubd_status *out)
 	uint64_t left = m->nr_sync, total = m->sync_total;
 
 	for (unsigned i = 0; i < m->super.legs; i++) {
+		unsigned state = atomic_load(&m->super.state[i]);
 		char name[16];
 
 		snprintf(name, sizeof(name), "leg_%u", i);
-		ubd_status_text(out, name, "%s, %s", words[m->super.state[i]],
+		ubd_status_text(out, name, "%s, %s", words[state],
 				m->leg[i] ? m->leg[i]->path : "not here");
 	}
 	ubd_status_number(out, "regions_dirty", m->nr_dirty);

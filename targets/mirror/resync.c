@@ -175,6 +175,11 @@ static bool may_clean(const struct mirror *m)
 	return m->active == (1u << m->super.legs) - 1 && !m->read_only;
 }
 
+static bool to_clean(const struct mirror *m)
+{
+	return m->nr_dirty > m->nr_sync && may_clean(m);
+}
+
 static void clear_idle(struct mirror *m)
 {
 	for (uint64_t i = 0; i < m->regions; i++) {
@@ -290,8 +295,7 @@ void mirror_worker(struct ubd_queue *q, void *self)
 			tries = tries < RETRY_MAX ? tries * 2 : tries;
 			retry = 0;
 			take_back(q, m);
-		} else if (m->nr_dirty > m->nr_sync && may_clean(m) &&
-			   now() >= cleaned + m->delay * 1000000) {
+		} else if (to_clean(m) && now() >= cleaned + m->delay * 1000000) {
 			clean(q, m);
 			cleaned = now();
 		} else if (m->nr_sync) {
@@ -299,11 +303,11 @@ void mirror_worker(struct ubd_queue *q, void *self)
 		} else if (m->active != m->in_sync) {
 			if (finish_rebuild(q, m))
 				wait_until(q, now() + 1000000000);
-		} else if (m->nr_dirty || retry) {
+		} else if (retry || to_clean(m)) {
 			wait_until(q, now() + TICK);
 		} else {
 			ubd_mutex_lock(q, &m->lock);
-			m->idle = !m->nr_dirty && !(m->retry && someone_out(m));
+			m->idle = !m->nr_sync && !to_clean(m) && !(m->retry && someone_out(m));
 			if (m->idle && !ubd_queue_stopping(q))
 				ubd_cond_wait(q, &m->work, &m->lock);
 			m->idle = false;

@@ -166,11 +166,12 @@ static void wait_in_sync(void)
 static void run(uint64_t seed, unsigned operations)
 {
 	struct worker w[MAX_THREADS] = {0};
+	uint64_t chaos_seed = seed;
 	pthread_t troubles;
 
 	wait_in_sync();
 	if (nr_legs)
-		pthread_create(&troubles, NULL, chaos, &seed);
+		pthread_create(&troubles, NULL, chaos, &chaos_seed);
 	for (unsigned i = 0; i < MAX_THREADS; i++) {
 		uint64_t part = size / MAX_THREADS / block * block;
 

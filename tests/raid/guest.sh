@@ -1,9 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# stripe and linear under a real disk: data on every way of moving it, a file system, and flush, FUA
+# stripe, linear and mirror under a real disk: data on every way of moving it, a file system, and flush, FUA
 # and discard counted below (/dev/vda and /dev/vdb, scratch disks with a volatile cache).
 # shellcheck disable=SC2154 # dev, id, ways: lib.sh
 . "$(dirname "$0")/../guest/lib.sh"
+
+# Only cases that begin with a target's name: UBD_ONLY=mirror
+case_() {
+	case $1 in ${UBD_ONLY:-}*) check "$@" ;; esac
+}
 
 legs() { # SIZE...
 	rm -f "$scratch"/leg*
@@ -32,12 +37,35 @@ data() { # QUEUES WAY TARGET OPTION...
 	stripe) python3 -B "$top/tests/raid/layout.py" stripe 65536 "$scratch"/leg* | cmp - "$scratch/copy" ;;
 	linear) python3 -B "$top/tests/raid/layout.py" linear "$scratch"/leg* | cmp - "$scratch/copy" ;;
 	esac
+	[ "$1" != mirror ] || same "$scratch/copy"
 	rm "$scratch/copy"
 }
 
-filesystem() { # TARGET
+# All legs of a mirror hold what FILE does.
+same() { # FILE
+	for leg in "$scratch"/leg*; do
+		cmp -n "$(stat -c %s "$1")" -i 1048576:0 "$leg" "$1"
+	done
+}
+
+status() { # NAME
+	ubd info "$id" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["server_state"]["status"].get(sys.argv[1], ""))' "$1"
+}
+
+# Until the legs are in sync; the state is written once a second.
+in_sync() {
+	tries=0
+	sleep 1.1
+	while [ "$(status regions_to_copy)" != 0 ] || status leg_0 | grep -v "in sync" || status leg_1 | grep -v "in sync"; do
+		tries=$((tries + 1))
+		[ $tries -lt 60 ]
+		sleep 0.5
+	done
+}
+
+filesystem() { # TARGET OPTION...
 	legs 130M 130M 130M
-	add --queues 4 "$1" "$scratch"/leg*
+	add --queues 4 "$@" "$scratch"/leg*
 	mkfs.ext4 -q "$dev"
 	mkdir -p "$scratch/mnt"
 	modprobe -q ext4 || true
@@ -77,11 +105,14 @@ flushes() { # VDA VDB COMMAND...
 }
 
 durable() { # WAY TARGET
-	add --zero-copy="$1" "$2" /dev/vda /dev/vdb
+	# shellcheck disable=SC2046 # nothing or an option
+	add --zero-copy="$1" "$2" $([ "$2" != mirror ] || echo --create) /dev/vda /dev/vdb
 	[ "$(queue write_cache)" = "write back" ]
 	flushes 9 9 fio --output="$scratch/fio" --name=f --filename="$dev" --rw=randwrite --bs=4k --size=40k --fsync=1 \
 		--ioengine=psync --direct=1
-	if [ "$2" = stripe ]; then
+	if [ "$2" = mirror ]; then
+		flushes 10 10 dd if=/dev/zero of="$dev" bs=4k count=10 oflag=direct,dsync status=none
+	elif [ "$2" = stripe ]; then
 		# The first chunk is on the one, the second on the other, a write of both on both.
 		flushes 10 0 dd if=/dev/zero of="$dev" bs=4k count=10 oflag=direct,dsync status=none
 		flushes 0 10 dd if=/dev/zero of="$dev" bs=4k count=10 seek=16 oflag=direct,dsync status=none
@@ -91,6 +122,9 @@ durable() { # WAY TARGET
 		flushes 0 10 dd if=/dev/zero of="$dev" bs=4k count=10 seek=24576 oflag=direct,dsync status=none
 	fi
 	ubd del "$id"
+	[ "$2" != mirror ] || for disk in /dev/vda /dev/vdb; do
+		dd if=/dev/zero of=$disk bs=8K count=1 oflag=direct status=none
+	done
 }
 
 # Discard and zeroing give the legs' space back.
@@ -134,20 +168,94 @@ refusals() {
 	ubd del "$id"
 }
 
+# A leg that fails under load: a device mapper's error target, and its return.
+failing() {
+	export DM_DISABLE_UDEV=1
+	modprobe -q dm-mod || true
+	legs 40M 40M
+	modprobe -q loop || true
+	back=$(losetup -f --show "$scratch/leg2")
+	sectors=$(blockdev --getsz "$back")
+	dmsetup create ubd-leg --table "0 $sectors linear $back 0"
+	add --queues 2 mirror --create --retry 500 --bitmap-chunk 1M --bitmap-delay 100 "$scratch/leg1" /dev/mapper/ubd-leg
+	in_sync
+	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
+		--iodepth=8 --size=32m --time_based --runtime=6 --verify=crc32c --verify_fatal=1 --verify_state_save=0 &
+	load=$!
+	sleep 1
+	dmsetup suspend --noflush ubd-leg
+	dmsetup load ubd-leg --table "0 $sectors error"
+	dmsetup resume ubd-leg
+	sleep 2.5
+	status leg_1 | grep "out\|rebuilding"
+	dmsetup suspend --noflush ubd-leg
+	dmsetup load ubd-leg --table "0 $sectors linear $back 0"
+	dmsetup resume ubd-leg
+	wait $load
+	in_sync
+	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
+	ubd del "$id"
+	dmsetup remove ubd-leg
+	losetup -d "$back"
+	same "$scratch/copy"
+	rm "$scratch/copy"
+}
+
+# The server is killed in the middle of writes; then one leg is new.
+killed() {
+	legs 40M 40M
+	add mirror --create --bitmap-chunk 1M --resync-rate 0 "$scratch/leg1" "$scratch/leg2"
+	in_sync
+	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
+	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
+	fio --output="$scratch/fio" --name=w --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
+		--iodepth=8 --offset=8m --size=24m --time_based --runtime=30 >/dev/null 2>&1 &
+	load=$!
+	sleep 1
+	kill -9 "$(pgrep -x ubd)"
+	timeout 60 ubd del "$id" --force || timeout 60 ubd del "$id"
+	wait $load || true
+	add mirror "$scratch/leg1" "$scratch/leg2"
+	cmp -n 8388608 "$dev" "$scratch/some"
+	in_sync
+	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
+	ubd del "$id"
+	same "$scratch/copy"
+	rm "$scratch/leg2"
+	truncate -s 40M "$scratch/leg2"
+	refused "give --rebuild" mirror "$scratch/leg1" "$scratch/leg2"
+	add mirror --rebuild --resync-rate 8M "$scratch/leg1" "$scratch/leg2"
+	sleep 1.2
+	status leg_1 | grep rebuilding
+	status resync | grep %
+	in_sync
+	ubd del "$id"
+	same "$scratch/copy"
+	rm "$scratch/copy" "$scratch/some"
+}
+
 for way in $ways; do
 	for queues in 1 4; do
 		legs 8M 8M 8M
-		check "stripe, $way, $queues queues" data $queues "$way" stripe
+		case_ "stripe, $way, $queues queues" data $queues "$way" stripe
 		legs 8M 3M 10M
-		check "linear, $way, $queues queues" data $queues "$way" linear
+		case_ "linear, $way, $queues queues" data $queues "$way" linear
 	done
-	check "stripe, $way: flush and FUA reach the disks" durable "$way" stripe
-	check "linear, $way: flush and FUA reach the disks" durable "$way" linear
+	case_ "stripe, $way: flush and FUA reach the disks" durable "$way" stripe
+	case_ "linear, $way: flush and FUA reach the disks" durable "$way" linear
+	for queues in 1 4; do
+		legs 18M 18M 18M
+		case_ "mirror, $way, $queues queues" data $queues "$way" mirror --create --bitmap-chunk 1M --bitmap-delay 100
+	done
+	case_ "mirror, $way: flush and FUA reach the disks" durable "$way" mirror
 done
-check "stripe: ext4, git" filesystem stripe
-check "linear: ext4, git" filesystem linear
-check "stripe: discard" discards stripe --chunk 16K
-check "linear: discard" discards linear
+case_ "stripe: ext4, git" filesystem stripe
+case_ "linear: ext4, git" filesystem linear
+case_ "mirror: ext4, git" filesystem mirror --create
+case_ "mirror: a leg fails under load and comes back" failing
+case_ "mirror: the server is killed, a leg is replaced" killed
+case_ "stripe: discard" discards stripe --chunk 16K
+case_ "linear: discard" discards linear
 check "refusals" refusals
 check "nothing is left" nothing_left
 finish
