@@ -83,6 +83,10 @@ operations() {
 	fails blkzone_do finish 1
 	blkzone reset -o $((2 * sectors)) "$dev"
 	for i in 2 4 7; do zone_is $i "0x003000 0x000000 em"; done
+	put 8 0 1
+	blkzone reset "$dev"
+	zone_is 8 "0x003000 0x000000 em"
+	[ "$(dd if="$dev" bs=8M skip=1 count=1 iflag=direct status=none | tr -d '\0' | wc -c)" -gt 20000 ]
 	ubd del "$id"
 }
 
