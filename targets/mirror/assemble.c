@@ -106,7 +106,9 @@ static int admit(struct mirror *m, const struct candidates *c, unsigned i, bool 
 	if (m->leg[s->slot])
 		return fail(m, "%s and %s are the same leg of the mirror: one is a copy",
 			    m->leg[s->slot]->path, b->path);
-	if (i != c->best && s->state[s->slot] == LEG_IN_SYNC && s->state[first] == LEG_OUT)
+	/* Fewer events and not out: the last superblock had not come to it yet. */
+	if (i != c->best && s->state[s->slot] == LEG_IN_SYNC && s->state[first] == LEG_OUT &&
+	    (m->super.state[s->slot] == LEG_OUT || s->events == m->super.events))
 		return fail(m,
 			    "%s and %s were each written to without the other: leave one out, "
 			    "or erase its first 8K and --rebuild it",
