@@ -357,6 +357,10 @@ void queue_close(struct ubd_queue *q)
 		 * ends the fetches but the ring's end. */
 		if (q->dev->nr_fds && !q->armed)
 			io_uring_unregister_files(&q->ring);
+		/* A buffer left in the table holds its request; the kernel's own driver then does
+		 * not cancel the tag's fetch, for which the ring, and so the table, would wait. */
+		if (q->way->fixed)
+			io_uring_unregister_buffers(&q->ring);
 		io_uring_queue_exit(&q->ring);
 	}
 	if (q->desc)
