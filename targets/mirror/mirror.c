@@ -154,33 +154,29 @@ static void mark_different(const struct write *w)
 	ubd_mutex_unlock(w->io->queue, &w->m->lock);
 }
 
-/* Before an answer: that a leg is out has been noted on the others. */
-static int settle(struct ubd_queue *q, struct mirror *m)
-{
-	bool noted;
-
-	ubd_mutex_lock(q, &m->lock);
-	noted = m->saved.durable == m->saved.changed;
-	ubd_mutex_unlock(q, &m->lock);
-	return noted ? 0 : super_commit(q, m);
-}
-
+/* Before the answer: that a leg is out has been noted on the others. */
 static int end(struct write *w, int ret)
 {
 	struct ubd_queue *q = w->io->queue;
 	struct mirror *m = w->m;
-	int err = ret < 0 ? ret : settle(q, m);
+	bool noted;
+	int err = 0;
 
-	if (err)
+	if (ret < 0)
 		mark_different(w);
 	ubd_mutex_lock(q, &m->lock);
 	for (uint64_t i = w->first; i <= w->last; i++)
 		m->region[i].writers--;
+	noted = m->saved.durable == m->saved.changed;
 	if (m->copying)
 		ubd_cond_wake_all(q, &m->turn);
 	if (m->idle)
 		ubd_cond_wake_one(q, &m->work);
 	ubd_mutex_unlock(q, &m->lock);
+	if (!noted && ret >= 0)
+		err = super_commit(q, m);
+	if (err)
+		mark_different(w);
 	return err ? err : ret;
 }
 
@@ -249,7 +245,7 @@ static int mirror_flush(struct ubd_io *io, struct mirror *m)
 {
 	int ret = m->read_only ? 0 : legs_flush(io->queue, m, m->active);
 
-	return ret ? ret : settle(io->queue, m);
+	return ret ? ret : super_commit(io->queue, m);
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)

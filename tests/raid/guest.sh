@@ -180,7 +180,7 @@ failing() {
 	add --queues 2 mirror --create --retry 500 --bitmap-chunk 1M --bitmap-delay 100 "$scratch/leg1" /dev/mapper/ubd-leg
 	in_sync
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
-		--iodepth=8 --size=32m --time_based --runtime=6 --verify=crc32c --verify_fatal=1 --verify_state_save=0 &
+		--iodepth=8 --size=24m --time_based --runtime=5 --verify=crc32c --verify_fatal=1 --verify_state_save=0 &
 	load=$!
 	sleep 1
 	dmsetup suspend --noflush ubd-leg
