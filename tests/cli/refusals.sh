@@ -31,16 +31,23 @@ refused_twice "a block that is too large for the size" "multiple" null --size 51
 refused_twice "too much memory" "memory" mem --size 1000T
 refused_twice "what the target says" "told to fail" "$slow" --fail
 
-chmod 0 good.img
-refused "a file that may not be read" 1 "cannot open .*ermission denied" \
-	setpriv --reuid 65534 --clear-groups env UBD_RUN_DIR=/mnt "$ubd" add null
-chmod 644 good.img
+# The command where others can reach it: its build may lie in root's home directory.
+public=$(mktemp -d /mnt/ubd-public.XXXXXX)
+mkdir "$public/cli" "$public/lib"
+cp "$ubd" "$public/cli/"
+cp -L "${ubd%/*}"/../lib/libubd.so.0 "$public/lib/" 2>/dev/null
+chmod -R a+rX "$public"
+nobody() {
+	setpriv --reuid 65534 --clear-groups env UBD_RUN_DIR=/mnt "$public/cli/ubd" "$@"
+}
+refused "a node that may not be opened, by add" 1 "cannot open /dev/ublk-control: Permission denied; run as root" \
+	nobody add null
+refused "a node that may not be opened, by list" 1 "cannot open /dev/ublk-control: Permission denied; run as root" \
+	nobody list
 chmod 666 /dev/ublk-control
-refused "no capability" 1 "root|CAP_SYS_ADMIN" \
-	setpriv --reuid 65534 --clear-groups env UBD_RUN_DIR=/mnt "$ubd" add null
+refused "no capability" 1 "root|CAP_SYS_ADMIN" nobody add null
 chmod 600 /dev/ublk-control
-refused "a node that may not be opened" 1 "cannot open /dev/ublk-control: Permission denied; run as root" \
-	setpriv --reuid 65534 --clear-groups "$ubd" list
+rm -r "$public"
 
 "$ubd" add null -n 4 >/dev/null
 refused_twice "an id in use" "number 4 is already in use" null -n 4
