@@ -173,11 +173,14 @@ static void zero_own_buffer(struct tag *t, uint32_t size)
 	}
 }
 
-/* Zero the whole of a READ's data, where it is. */
+/* Zero the whole of a read's data, where it is. For a READ ubd's driver does so by itself, and only
+ * to what nobody has filled. */
 static int zero_request(struct tag *t, uint32_t size)
 {
 	struct ubd_queue *q = t->io.queue;
 
+	if (q->way->members && t->io.op == UBD_READ && !in_buffer(t))
+		return 0;
 	if (in_buffer(t)) {
 		if (t->buf == t->own_buf)
 			zero_own_buffer(t, size);
