@@ -135,11 +135,11 @@ for mode in "" -f; do
 	done
 	same "interrupted at any moment${mode:+ in the foreground}: a device that was told of, or none" "$odd" ""
 done
-"$ubd" add "$slow" --open-ms 20000 >out 2>err &
+"$ubd" add "$slow" --open-ms 6000 >out 2>err &
 pid=$!
 check "a long wait is announced" within 10 grep -q "waiting for the server (process [0-9]*)" err
 kill -9 $pid
-within 25 sh -c "! pgrep -x ubd"
+within 40 sh -c "! pgrep -x ubd"
 nothing_left "a killed adder leaves nothing behind"
 "$ubd" add "$slow" --open-ms 20000 >out 2>err &
 pid=$!
