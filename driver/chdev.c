@@ -25,7 +25,7 @@ static int ch_release(struct inode *inode, struct file *file)
 	struct ublk_device *ub = file->private_data;
 
 	ublk_get(ub);
-	queue_work(ublk_wq, &ub->release_work);
+	queue_work(ublk_release_wq, &ub->release_work);
 	return 0;
 }
 

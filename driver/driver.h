@@ -279,7 +279,7 @@ static inline void ublk_put(struct ublk_device *ub)
 }
 
 /* main.c */
-extern struct workqueue_struct *ublk_wq;
+extern struct workqueue_struct *ublk_wq, *ublk_release_wq;
 
 /* control.c */
 extern const struct file_operations ublk_control_fops;

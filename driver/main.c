@@ -8,8 +8,12 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* Work that must run for memory to be freed: requests end in it. */
+/*
+ * Work that must run for memory to be freed: requests end in it. What is done by ublk_release_wq takes
+ * a device's mutex, whose holder may wait for what is done by ublk_wq.
+ */
 struct workqueue_struct *ublk_wq;
+struct workqueue_struct *ublk_release_wq;
 
 static struct miscdevice control = {
 	.minor = MISC_DYNAMIC_MINOR,
@@ -24,9 +28,13 @@ static int __init ublk_init(void)
 	ublk_wq = alloc_workqueue("ublk", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
 	if (!ublk_wq)
 		return -ENOMEM;
+	ret = -ENOMEM;
+	ublk_release_wq = alloc_workqueue("ublk-release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!ublk_release_wq)
+		goto free_wq;
 	ret = ublk_devices_init();
 	if (ret)
-		goto free_wq;
+		goto free_release_wq;
 	ret = misc_register(&control);
 	if (ret)
 		goto exit_devices;
@@ -34,6 +42,8 @@ static int __init ublk_init(void)
 
 exit_devices:
 	ublk_devices_exit();
+free_release_wq:
+	destroy_workqueue(ublk_release_wq);
 free_wq:
 	destroy_workqueue(ublk_wq);
 	return ret;
@@ -43,6 +53,7 @@ static void __exit ublk_exit(void)
 {
 	misc_deregister(&control);
 	ublk_devices_exit();
+	destroy_workqueue(ublk_release_wq);
 	destroy_workqueue(ublk_wq);
 }
 
