@@ -195,9 +195,6 @@ struct ubd_device {
 	char error[ERROR_SIZE];
 };
 
-/* scheduler.c */
-void scheduler_none(const struct ubd_device *dev);
-
 /* life.c */
 /*
  * A queue has ended, q->error or not: on its own thread, or the embedder's. One that broke takes

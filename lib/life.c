@@ -270,7 +270,6 @@ static int start_disk(struct ubd_device *dev)
 	if (!dev->cfg.embedded)
 		ctrl_set_idle(dev->ctrl, NULL, NULL);
 	dev->started = true;
-	scheduler_none(dev);
 	return 0;
 }
 
