@@ -20,6 +20,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "../include/uapi/ubd.h"
 #include "coro.h"
@@ -270,6 +271,8 @@ uint64_t transfer_char_offset(const struct tag *t, uint32_t at);
 int await_sqe(struct ubd_queue *q, struct io_uring_sqe *sqe);
 
 /* member.c */
+/* A command of ubd's driver for the request, to be finished. addr and nr as it wants them. */
+struct io_uring_sqe *member_command(struct tag *t, uint32_t op, const void *addr, unsigned nr);
 /* Run n transfers of a request in the driver; 0 or -errno. */
 int member_run(struct tag *t, const struct ubd_transfer *x, unsigned n);
 /* Can these go with the commit? Then they are in t->members. */
@@ -291,6 +294,20 @@ void offload_free(struct offload *o);
 /* device.c: ubd_device_fail() for the library's own use. */
 int device_fail(struct ubd_device *dev, int err, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* An SQE, to be finished: a command on the char device with its payload of len bytes. */
+static inline struct io_uring_sqe *queue_command(struct ubd_queue *q, uint32_t op,
+						 const void *payload, size_t len)
+{
+	struct io_uring_sqe *sqe = queue_sqe(q);
+
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = IOSQE_FIXED_FILE;
+	sqe->fd = 0;
+	sqe->cmd_op = op;
+	memcpy(sqe->cmd, payload, len);
+	return sqe;
+}
 
 static inline struct coro *queue_current(struct ubd_queue *q)
 {

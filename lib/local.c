@@ -91,6 +91,18 @@ void local_done(struct ubd_queue *q, struct tag *t)
 		queue_kick(q);
 }
 
+static struct local_request request(enum ubd_op op, unsigned flags, uint64_t offset, void *buf,
+				    uint32_t length)
+{
+	return (struct local_request){
+		.io = {.op = (uint8_t)op,
+		       .flags = (uint8_t)flags,
+		       .offset = offset,
+		       .length = length},
+		.buf = buf,
+	};
+}
+
 static int run(struct ubd_device *dev, unsigned index, struct local_request *r)
 {
 	const struct ubd_io *io = &r->io;
@@ -127,13 +139,7 @@ static int run(struct ubd_device *dev, unsigned index, struct local_request *r)
 int ubd_local_io(struct ubd_device *dev, unsigned index, enum ubd_op op, unsigned flags,
 		 uint64_t offset, void *buf, uint32_t length)
 {
-	struct local_request r = {
-		.io = {.op = (uint8_t)op,
-		       .flags = (uint8_t)flags,
-		       .offset = offset,
-		       .length = length},
-		.buf = buf,
-	};
+	struct local_request r = request(op, flags, offset, buf, length);
 
 	return run(dev, index, &r);
 }
@@ -141,13 +147,7 @@ int ubd_local_io(struct ubd_device *dev, unsigned index, enum ubd_op op, unsigne
 int ubd_local_append(struct ubd_device *dev, unsigned index, unsigned flags, uint64_t offset,
 		     void *buf, uint32_t length, uint64_t *at)
 {
-	struct local_request r = {
-		.io = {.op = UBD_ZONE_APPEND,
-		       .flags = (uint8_t)flags,
-		       .offset = offset,
-		       .length = length},
-		.buf = buf,
-	};
+	struct local_request r = request(UBD_ZONE_APPEND, flags, offset, buf, length);
 	int ret = run(dev, index, &r);
 
 	*at = r.io.append_at;

@@ -9,21 +9,16 @@
 
 /* ---- Transfers to members ------------------------------------------------------------------ */
 
-static bool writes(const struct tag *t)
-{
-	return t->io.op == UBD_WRITE || t->io.op == UBD_ZONE_APPEND;
-}
-
 /* Transfers that move nothing are left out. */
 static bool moves(const struct tag *t, const struct ubd_transfer *x)
 {
-	return x->len && (x->where != UBD_ZEROES || !writes(t));
+	return x->len && (x->where != UBD_ZEROES || !carries_write_data(&t->io));
 }
 
 static void translate(const struct tag *t, const struct ubd_transfer *x, uint8_t flags,
 		      struct ubd_member *m)
 {
-	bool write = writes(t);
+	bool write = carries_write_data(&t->io);
 
 	*m = (struct ubd_member){.flags = flags, .fd = x->fd, .at = x->at, .len = x->len};
 	switch (x->where) {
@@ -45,10 +40,9 @@ static void translate(const struct tag *t, const struct ubd_transfer *x, uint8_t
 	}
 }
 
-static struct io_uring_sqe *prep_command(struct tag *t, uint32_t op, const void *addr, unsigned nr)
+struct io_uring_sqe *member_command(struct tag *t, uint32_t op, const void *addr, unsigned nr)
 {
 	struct ubd_queue *q = t->io.queue;
-	struct io_uring_sqe *sqe = queue_sqe(q);
 	struct ubd_io_cmd cmd = {
 		.q_id = (uint16_t)q->index,
 		.tag = t->io.tag,
@@ -56,12 +50,7 @@ static struct io_uring_sqe *prep_command(struct tag *t, uint32_t op, const void 
 		.addr = (uintptr_t)addr,
 	};
 
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->flags = IOSQE_FIXED_FILE;
-	sqe->fd = 0;
-	sqe->cmd_op = op;
-	memcpy(sqe->cmd, &cmd, sizeof(cmd));
-	return sqe;
+	return queue_command(q, op, &cmd, sizeof(cmd));
 }
 
 /* ---- The lease ----------------------------------------------------------------------------- */
@@ -92,7 +81,7 @@ static void lead(struct tag *t, struct leader *l, unsigned commands)
 	struct io_uring_sqe *sqe;
 
 	*l = (struct leader){.sink.fn = leader_ended, .lease.nr_members = commands};
-	sqe = prep_command(t, UBD_U_IO_LEASE, &l->lease, 0);
+	sqe = member_command(t, UBD_U_IO_LEASE, &l->lease, 0);
 	queue_sqe_sink(t->io.queue, sqe, &l->sink);
 }
 
@@ -100,7 +89,7 @@ static void lead(struct tag *t, struct leader *l, unsigned commands)
 static int follow_to_end(struct tag *t, struct leader *l, int err)
 {
 	if (err && !l->ended)
-		prep_command(t, UBD_U_IO_RETURN, NULL, 0)->user_data = UD_IGNORE;
+		member_command(t, UBD_U_IO_RETURN, NULL, 0)->user_data = UD_IGNORE;
 	if (!l->ended) {
 		l->waits = queue_current(t->io.queue);
 		queue_suspend(t->io.queue);
@@ -114,7 +103,7 @@ static int follow_to_end(struct tag *t, struct leader *l, int err)
 static int run_command(struct tag *t, const struct ubd_member *members, unsigned nr)
 {
 	struct ubd_queue *q = t->io.queue;
-	int ret = await_sqe(q, prep_command(t, UBD_U_IO_MEMBERS, members, nr));
+	int ret = await_sqe(q, member_command(t, UBD_U_IO_MEMBERS, members, nr));
 
 	if (ret > 0)
 		stat_add(&q->stats.bytes_moved, (unsigned)ret);

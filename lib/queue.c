@@ -500,10 +500,7 @@ void *queue_thread(void *arg)
 	if (ret)
 		queue_break(q, ret);
 	pthread_mutex_lock(&dev->lock);
-	if (ret && !dev->queue_error)
-		dev->queue_error = ret;
-	if (!ret)
-		dev->queues_up++;
+	dev->queues_up += !ret;
 	pthread_cond_broadcast(&dev->cond);
 	pthread_mutex_unlock(&dev->lock);
 

@@ -12,24 +12,19 @@
 static void send_command(struct ubd_queue *q, struct tag *t, uint32_t op, uint64_t addr)
 {
 	enum fault_kind kind = op == UBLK_U_IO_FETCH_REQ ? FAULT_FETCH : FAULT_COMMIT;
-	struct io_uring_sqe *sqe = queue_sqe(q);
 	struct ublksrv_io_cmd cmd = {
 		.q_id = (uint16_t)q->index,
 		.tag = t->io.tag,
 		.result = t->result,
 		.addr = addr,
 	};
+	struct io_uring_sqe *sqe = queue_command(q, op, &cmd, sizeof(cmd));
 
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->flags = IOSQE_FIXED_FILE;
-	sqe->fd = 0;
-	sqe->cmd_op = op;
 	if (q->way->fixed && !q->way->reg_cmd) {
 		struct ublk_auto_buf_reg reg = {.index = t->io.tag};
 
 		sqe->addr = ublk_auto_buf_reg_to_sqe_addr(&reg);
 	}
-	memcpy(sqe->cmd, &cmd, sizeof(cmd));
 	queue_sqe_tag(q, sqe, t->io.tag, kind);
 	t->state = op == UBLK_U_IO_NEED_GET_DATA ? TAG_DATA : TAG_FETCH;
 	q->armed++;
@@ -64,19 +59,8 @@ static void commit(struct ubd_queue *q, struct tag *t)
 /* One command for the members, the commit and the next fetch. */
 static void commit_fused(struct ubd_queue *q, struct tag *t)
 {
-	struct io_uring_sqe *sqe = queue_sqe(q);
-	struct ubd_io_cmd cmd = {
-		.q_id = (uint16_t)q->index,
-		.tag = t->io.tag,
-		.generation_nr = ubd_generation_nr(t->generation, t->fused),
-		.addr = (uintptr_t)t->members,
-	};
+	struct io_uring_sqe *sqe = member_command(t, UBD_U_IO_FUSED, t->members, t->fused);
 
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->flags = IOSQE_FIXED_FILE;
-	sqe->fd = 0;
-	sqe->cmd_op = UBD_U_IO_FUSED;
-	memcpy(sqe->cmd, &cmd, sizeof(cmd));
 	queue_sqe_tag(q, sqe, t->io.tag, FAULT_COMMIT);
 	t->state = TAG_FETCH;
 	q->armed++;

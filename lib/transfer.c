@@ -96,18 +96,14 @@ static struct sink unreg_sink = {.fn = unreg_failed};
 static void reg_command(struct tag *t, uint32_t op)
 {
 	struct ubd_queue *q = t->io.queue;
-	struct io_uring_sqe *sqe = queue_sqe(q);
 	struct ublksrv_io_cmd cmd = {
 		.q_id = (uint16_t)q->index,
 		.tag = t->io.tag,
 		.addr = t->io.tag,
 	};
+	struct io_uring_sqe *sqe = queue_command(q, op, &cmd, sizeof(cmd));
 
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
-	sqe->fd = 0;
-	sqe->cmd_op = op;
-	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	queue_sqe_sink(q, sqe, op == UBLK_U_IO_REGISTER_IO_BUF ? &reg_sink : &unreg_sink);
 }
 
