@@ -226,10 +226,11 @@ static int mirror_write(struct ubd_io *io, struct mirror *m)
 		.last = (io->offset + io->length - 1) / m->super.chunk,
 	};
 	unsigned mask;
-	int ret = io->length ? begin(&w) : 0;
+	int ret;
 
 	if (!io->length)
 		return 0;
+	ret = begin(&w);
 	mask = m->active;
 	if (!ret && io->op == UBD_WRITE)
 		write_data(&w, mask);
