@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <dirent.h>
 
+#include "../../include/uapi/ublk.h"
+
 #include <tap.h>
 #include <ubd/ubd.h>
 
@@ -141,21 +143,20 @@ static uint64_t features(void)
 {
 	struct ubd_ctrl *ctrl;
 	uint64_t mask = 0;
+	int ret = ubd_ctrl_open(&ctrl);
 
-	if (!ubd_ctrl_open(&ctrl)) {
+	CHECK(!ret, "no driver: %d", ret);
+	if (!ret) {
 		ubd_ctrl_features(ctrl, &mask);
 		ubd_ctrl_close(ctrl);
 	}
 	return mask;
 }
 
-#define SUPPORT_ZERO_COPY (1u << 0)
-#define PER_IO_DAEMON (1u << 13)
-
 static void test_fetch(void)
 {
 	/* It knows a queue's task only when the last tag was fetched, and looks for it before. */
-	if (!(features() & PER_IO_DAEMON)) {
+	if (!(features() & UBLK_F_PER_IO_DAEMON)) {
 		tap_skip("this driver warns when a server ends with some of its fetches done");
 		return;
 	}
@@ -188,7 +189,7 @@ static void test_loop(void)
 
 static void test_reg_buf(void)
 {
-	if (!(features() & SUPPORT_ZERO_COPY)) {
+	if (!(features() & UBLK_F_SUPPORT_ZERO_COPY)) {
 		tap_skip("this driver cannot register request pages");
 		return;
 	}
