@@ -38,7 +38,7 @@ setup: setup-test
 demo: build
 	@scripts/demo
 
-# What CI runs: half an hour. `make check` runs every suite there is.
+# What CI runs: a quarter of an hour. `make check` runs every suite there is.
 CI_SUITES = 'unit-*' cli-host 'cli-life-*' 'cli-refusals-*' 'guest-*-612' guest-doc 'guest-*-72' \
 	'!guest-kills-*' '!guest-filesystems-72' nbd qcow2 raid zoned
 

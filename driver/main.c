@@ -9,8 +9,8 @@
 #include "trace.h"
 
 /*
- * Work that must run for memory to be freed: requests end in it. What is done by ublk_release_wq takes
- * a device's mutex, whose holder may wait for what is done by ublk_wq.
+ * Work that must run for memory to be freed: requests end in it. What is done by ublk_release_wq
+ * takes a device's mutex, whose holder may wait for what is done by ublk_wq.
  */
 struct workqueue_struct *ublk_wq;
 struct workqueue_struct *ublk_release_wq;
