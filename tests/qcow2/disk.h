@@ -3,7 +3,7 @@
 #ifndef DISK_H
 #define DISK_H
 
-#include <ubd/local.h>
+#include "../lib/local.h"
 
 #include "../../targets/qcow2/tool.h"
 
@@ -22,12 +22,5 @@ struct disk_options {
 
 /* NULL after saying why on stderr, unless quiet. */
 struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t size);
-/* 0, or the queues' first error. */
-int disk_close(struct ubd_device *dev);
-
-uint64_t random_next(uint64_t *state);
-void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
-/* Print a sentence on stderr and end the program with status 1. */
-void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 #endif

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <ubd/local.h>
+#include "../lib/local.h"
 
 /*
  * Open target NAME with words "option=value"; queues of depth 64. Sentences go to stderr unless
@@ -15,8 +15,6 @@
  */
 struct ubd_device *disk_open(const char *name, unsigned queues, char *const *words, bool quiet,
 			     char *error, size_t size);
-/* 0, or the queues' first error. */
-int disk_close(struct ubd_device *dev);
 
 /* Notices so far, that a leg was left out of a mirror, and that one is in sync again. */
 extern _Atomic unsigned disk_drops, disk_returns;
@@ -25,12 +23,8 @@ extern _Atomic unsigned disk_drops, disk_returns;
 bool disk_in_sync(const struct ubd_device *dev);
 void disk_status(const struct ubd_device *dev, char *text, size_t size);
 
-uint64_t random_next(uint64_t *state);
-void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
 /* Whole files; the caller's to free. */
 uint8_t *load(const char *path, uint64_t *size);
 void store(const char *path, const uint8_t *data, uint64_t size);
-/* Print a sentence on stderr and end the program with status 1. */
-void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 #endif

@@ -2,25 +2,11 @@
 /* What the test programs share. */
 #include "disk.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 char disk_error[512];
-
-void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	/* Others are at work still: no time for exit handlers. */
-	_exit(1);
-}
 
 static void ignore_notice(void *arg, const char *line)
 {
@@ -64,16 +50,6 @@ struct ubd_device *disk_open(const char *options)
 	return NULL;
 }
 
-int disk_close(struct ubd_device *dev)
-{
-	int ret;
-
-	ubd_device_stop(dev);
-	ret = ubd_device_wait(dev);
-	ubd_device_free(dev);
-	return ret;
-}
-
 unsigned disk_report(struct ubd_device *dev, struct blk_zone *zones)
 {
 	unsigned n = 0;
@@ -84,15 +60,6 @@ unsigned disk_report(struct ubd_device *dev, struct blk_zone *zones)
 	while (n < MAX_ZONES && zones[n].len)
 		n++;
 	return n;
-}
-
-uint64_t random_next(uint64_t *state)
-{
-	uint64_t x = *state += 0x9e3779b97f4a7c15ull;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
 }
 
 void block_fill(void *block, uint64_t tag)
