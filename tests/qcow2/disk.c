@@ -4,8 +4,6 @@
 
 #include <stdio.h>
 
-#include <string.h>
-
 #include "../../targets/targets.h"
 
 static void ignore_notice(void *arg, const char *line)
