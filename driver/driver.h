@@ -429,6 +429,9 @@ static inline void ublk_batch_command(struct ublk_device *ub, struct io_uring_cm
 #ifdef UBLK_HAVE_BUFFER_BVEC
 #define UBLK_F_REGBUF_HERE \
 	(UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG | UBLK_F_BUF_REG_OFF_DAEMON)
+int ublk_buffer_put(struct ublk_slot *slot, u32 index, void (*released)(void *),
+		    struct io_uring_cmd *cmd, unsigned int issue_flags);
+int ublk_buffer_take(u32 index, struct io_uring_cmd *cmd, unsigned int issue_flags);
 int ublk_buffer_register(struct ublk_queue *q, u16 tag, u64 index, struct io_uring_cmd *cmd,
 			 unsigned int issue_flags);
 int ublk_buffer_unregister(const struct ublk_device *ub, u64 index, struct io_uring_cmd *cmd,
@@ -440,6 +443,17 @@ void ublk_auto_unregister(struct ublk_slot *slot, struct io_uring_cmd *cmd,
 			  unsigned int issue_flags);
 #else
 #define UBLK_F_REGBUF_HERE 0
+static inline int ublk_buffer_put(struct ublk_slot *slot, u32 index, void (*released)(void *),
+				  struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int ublk_buffer_take(u32 index, struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return -EOPNOTSUPP;
+}
+
 static inline int ublk_buffer_register(struct ublk_queue *q, u16 tag, u64 index,
 				       struct io_uring_cmd *cmd, unsigned int issue_flags)
 {

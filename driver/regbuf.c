@@ -48,14 +48,23 @@ static int make_safe(struct ublk_slot *slot, struct request *rq)
 	return ublk_fill_begin(slot, rq, bytes, bytes, NULL);
 }
 
-/* Takes over the caller's hold on the request, when it succeeds. */
-static int put_into_table(struct ublk_slot *slot, u32 index, struct io_uring_cmd *cmd,
-			  unsigned int issue_flags)
+/**
+ * ublk_buffer_put() - put a request's buffer into a ring's table
+ * @slot: the slot, held by the caller
+ * @index: the place in the table
+ * @released: called with the request once io_uring has let go of it, in any context
+ * @cmd: a command that came through the ring
+ * @issue_flags: io_uring's
+ *
+ * Return: 0, and the caller's hold is @released's to give up; or -errno.
+ */
+int ublk_buffer_put(struct ublk_slot *slot, u32 index, void (*released)(void *),
+		    struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct request *rq = slot->req;
 	int ret = make_safe(slot, rq);
 
-	return ret ?: io_buffer_register_bvec(cmd, rq, buffer_released, index, issue_flags);
+	return ret ?: io_buffer_register_bvec(cmd, rq, released, index, issue_flags);
 }
 
 /**
@@ -81,10 +90,23 @@ int ublk_buffer_register(struct ublk_queue *q, u16 tag, u64 index, struct io_uri
 	if (!ublk_slot_hold(slot))
 		return -EINVAL;
 	if (bio_has_data(slot->req->bio))
-		ret = put_into_table(slot, index, cmd, issue_flags);
+		ret = ublk_buffer_put(slot, index, buffer_released, cmd, issue_flags);
 	if (ret)
 		ublk_slot_release(q, slot);
 	return ret;
+}
+
+/**
+ * ublk_buffer_take() - take a buffer out of a ring's table
+ * @index: the place in the table
+ * @cmd: a command that came through the ring
+ * @issue_flags: io_uring's
+ *
+ * Return: 0; -EINVAL when there is no such buffer.
+ */
+int ublk_buffer_take(u32 index, struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	return io_buffer_unregister_bvec(cmd, index, issue_flags);
 }
 
 /**
@@ -101,7 +123,7 @@ int ublk_buffer_unregister(const struct ublk_device *ub, u64 index, struct io_ur
 {
 	if (!ublk_has(ub, UBLK_F_SUPPORT_ZERO_COPY) || index > U32_MAX)
 		return -EINVAL;
-	return io_buffer_unregister_bvec(cmd, index, issue_flags);
+	return ublk_buffer_take(index, cmd, issue_flags);
 }
 
 /**
@@ -135,7 +157,7 @@ bool ublk_auto_register(struct ublk_queue *q, struct ublk_slot *slot, struct io_
 	if (!bio_has_data(slot->req->bio))
 		return true;
 	refcount_inc(&slot->ref);
-	if (!put_into_table(slot, reg.index, cmd, issue_flags)) {
+	if (!ublk_buffer_put(slot, reg.index, buffer_released, cmd, issue_flags)) {
 		slot->ring = ublk_cmd_ring(cmd);
 		return true;
 	}
@@ -162,7 +184,7 @@ void ublk_auto_unregister(struct ublk_slot *slot, struct io_uring_cmd *cmd,
 	struct ublk_auto_buf_reg reg = ublk_sqe_addr_to_auto_buf_reg(slot->addr);
 
 	if (slot->ring == ublk_cmd_ring(cmd))
-		io_buffer_unregister_bvec(cmd, reg.index, issue_flags);
+		ublk_buffer_take(reg.index, cmd, issue_flags);
 	slot->ring = NULL;
 }
 

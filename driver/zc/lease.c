@@ -44,50 +44,13 @@ static u32 lease_shut(struct ublk_lease *lease)
 	return gone;
 }
 
-/* ---- the buffer in the ring's table ------------------------------------------------------ */
-
-#ifdef UBLK_HAVE_BUFFER_BVEC
+/* io_uring has let go of the buffer. */
 static void buffer_released(void *priv)
 {
 	struct request *rq = priv;
 
 	users_gone(rq->mq_hctx->driver_data, rq->tag, 1);
 }
-
-/* Ordinary requests may leave holes, and nobody tells: no old data is there to be seen. */
-static int make_safe(struct ublk_slot *slot, struct request *rq)
-{
-	u32 bytes = blk_rq_bytes(rq);
-
-	if (req_op(rq) != REQ_OP_READ)
-		return 0;
-	return ublk_fill_begin(slot, rq, bytes, bytes, NULL);
-}
-
-static int buffer_register(struct ublk_slot *slot, struct io_uring_cmd *cmd, u16 index,
-			   unsigned int issue_flags)
-{
-	int ret = make_safe(slot, slot->req);
-
-	return ret ?: io_buffer_register_bvec(cmd, slot->req, buffer_released, index, issue_flags);
-}
-
-/* It is in the table of the leader's ring, if nobody else took it out. */
-static void buffer_unregister(struct io_uring_cmd *cmd, u16 index, unsigned int issue_flags)
-{
-	io_buffer_unregister_bvec(cmd, index, issue_flags);
-}
-#else
-static int buffer_register(struct ublk_slot *slot, struct io_uring_cmd *cmd, u16 index,
-			   unsigned int issue_flags)
-{
-	return -EOPNOTSUPP;
-}
-
-static void buffer_unregister(struct io_uring_cmd *cmd, u16 index, unsigned int issue_flags)
-{
-}
-#endif
 
 /* ---- commands ---------------------------------------------------------------------------- */
 
@@ -146,7 +109,7 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	lease->cmd = cmd;
 	spin_unlock_irq(&q->zc->lock);
 	if (lease->buffer) {
-		ret = buffer_register(slot, cmd, want.buf_index, issue_flags);
+		ret = ublk_buffer_put(slot, want.buf_index, buffer_released, cmd, issue_flags);
 		if (ret) {
 			spin_lock_irq(&q->zc->lock);
 			lease->cmd = NULL;
@@ -189,8 +152,9 @@ int ublk_lease_return(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd,
 		ret = 0;
 	}
 	spin_unlock_irq(&q->zc->lock);
+	/* Unless somebody else took it out. */
 	if (buffer)
-		buffer_unregister(cmd, index, issue_flags);
+		ublk_buffer_take(index, cmd, issue_flags);
 	if (!ret)
 		users_gone(q, tag, gone);
 	return ret;
