@@ -84,7 +84,7 @@ static uint64_t probe_features(void)
 /* Of every four workers two serve, one controls, one uses. */
 static void start_worker(struct worker *w, unsigned index)
 {
-	struct rng rng;
+	uint64_t rng;
 	pid_t pid = fork();
 
 	w->generation++;
@@ -95,7 +95,7 @@ static void start_worker(struct worker *w, unsigned index)
 	}
 	setpgid(0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	rng_seed(&rng, fuzz->seed, index, w->generation);
+	rng = fuzz_seed(fuzz->seed, index, w->generation);
 	if (index % 4 == 0)
 		fuzz_controller(fuzz, &rng);
 	else if (index % 4 == 1)
@@ -138,18 +138,18 @@ static void kill_one(struct worker *w, unsigned index)
 static void run_workers(struct worker *workers, unsigned nr, unsigned seconds)
 {
 	uint64_t until = fuzz_now_ms() + seconds * 1000ULL, next_kill = 0;
-	struct rng rng;
+	uint64_t rng;
 
-	rng_seed(&rng, fuzz->seed, MAX_WORKERS, 0);
+	rng = fuzz_seed(fuzz->seed, MAX_WORKERS, 0);
 	for (unsigned i = 0; i < nr; i++)
 		start_worker(&workers[i], i);
 	while (fuzz_now_ms() < until) {
 		reap(workers, nr);
 		if (fuzz_now_ms() > next_kill) {
-			unsigned i = rng_below(&rng, nr);
+			unsigned i = random_below(&rng, nr);
 
 			kill_one(&workers[i], i);
-			next_kill = fuzz_now_ms() + 50 + rng_below(&rng, 1000);
+			next_kill = fuzz_now_ms() + 50 + random_below(&rng, 1000);
 		}
 		usleep(5000);
 	}

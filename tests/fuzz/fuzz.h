@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../lib/random.h"
 #include "uapi/ublk.h"
 
 #define FUZZ_FIRST_ID 300
@@ -29,18 +30,12 @@ struct fuzz {
 	atomic_ulong client_failed;
 };
 
-struct rng {
-	uint64_t state;
-};
-
-void rng_seed(struct rng *rng, uint64_t seed, uint64_t a, uint64_t b);
-uint64_t rng_next(struct rng *rng);
-/* 0 ... n - 1 */
-unsigned rng_below(struct rng *rng, unsigned n);
+/* The state of a worker's own numbers. */
+uint64_t fuzz_seed(uint64_t seed, uint64_t a, uint64_t b);
 /* True once in n times. */
-bool rng_once_in(struct rng *rng, unsigned n);
+bool fuzz_once_in(uint64_t *rng, unsigned n);
 /* Flip some bits of some bytes. */
-void rng_mutate(struct rng *rng, void *buf, size_t bytes);
+void fuzz_mutate(uint64_t *rng, void *buf, size_t bytes);
 
 uint64_t fuzz_now_ms(void);
 
@@ -63,12 +58,12 @@ int fuzz_ctrl_run(struct fuzz *f, struct fuzz_ctrl *c, uint32_t op,
 		  const struct ublksrv_ctrl_cmd *cmd);
 
 /* Valid for the most part, so that it gets somewhere. */
-void fuzz_dev_info(struct fuzz *f, struct rng *rng, struct ublksrv_ctrl_dev_info *info);
-void fuzz_params(struct rng *rng, uint64_t flags, struct ublk_params *p);
+void fuzz_dev_info(struct fuzz *f, uint64_t *rng, struct ublksrv_ctrl_dev_info *info);
+void fuzz_params(uint64_t *rng, uint64_t flags, struct ublk_params *p);
 
 /* Workers: run until they have had enough, or are killed. */
-void fuzz_server(struct fuzz *f, struct rng *rng);
-void fuzz_controller(struct fuzz *f, struct rng *rng);
-void fuzz_client(struct fuzz *f, struct rng *rng);
+void fuzz_server(struct fuzz *f, uint64_t *rng);
+void fuzz_controller(struct fuzz *f, uint64_t *rng);
+void fuzz_client(struct fuzz *f, uint64_t *rng);
 
 #endif

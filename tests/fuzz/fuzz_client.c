@@ -15,13 +15,13 @@
 
 #define MEM_BYTES (1U << 20)
 
-static void prepare_io(struct rng *rng, struct io_uring_sqe *sqe, int fd, uint8_t *mem)
+static void prepare_io(uint64_t *rng, struct io_uring_sqe *sqe, int fd, uint8_t *mem)
 {
-	unsigned bytes = 512U << rng_below(rng, 9);
-	uint64_t offset = (uint64_t)rng_below(rng, 4096) * 512;
+	unsigned bytes = 512U << random_below(rng, 9);
+	uint64_t offset = (uint64_t)random_below(rng, 4096) * 512;
 
-	mem += rng_below(rng, 64) * 512;
-	switch (rng_below(rng, 8)) {
+	mem += random_below(rng, 64) * 512;
+	switch (random_below(rng, 8)) {
 	case 0:
 		io_uring_prep_fsync(sqe, fd, 0);
 		break;
@@ -39,9 +39,9 @@ static void prepare_io(struct rng *rng, struct io_uring_sqe *sqe, int fd, uint8_
 	}
 }
 
-void fuzz_client(struct fuzz *f, struct rng *rng)
+void fuzz_client(struct fuzz *f, uint64_t *rng)
 {
-	uint64_t until = fuzz_now_ms() + 1000 + rng_below(rng, 4000);
+	uint64_t until = fuzz_now_ms() + 1000 + random_below(rng, 4000);
 	struct __kernel_timespec ts = {0, 5000000};
 	uint8_t *mem =
 		mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -50,9 +50,9 @@ void fuzz_client(struct fuzz *f, struct rng *rng)
 	char path[64];
 	int fd = -1;
 
-	snprintf(path, sizeof(path), "/dev/ublkb%u", FUZZ_FIRST_ID + rng_below(rng, f->devices));
+	snprintf(path, sizeof(path), "/dev/ublkb%u", FUZZ_FIRST_ID + random_below(rng, f->devices));
 	while (fd < 0 && fuzz_now_ms() < until) {
-		fd = open(path, O_RDWR | O_CLOEXEC | (rng_once_in(rng, 4) ? 0 : O_DIRECT));
+		fd = open(path, O_RDWR | O_CLOEXEC | (fuzz_once_in(rng, 4) ? 0 : O_DIRECT));
 		usleep(2000);
 	}
 	if (fd < 0 || mem == MAP_FAILED || io_uring_queue_init(32, &ring, 0))

@@ -12,47 +12,28 @@
 #include <time.h>
 #include <unistd.h>
 
-void rng_seed(struct rng *rng, uint64_t seed, uint64_t a, uint64_t b)
+uint64_t fuzz_seed(uint64_t seed, uint64_t a, uint64_t b)
 {
-	rng->state = (seed + 1) * 0x9e3779b97f4a7c15ULL ^ (a + 1) * 0xbf58476d1ce4e5b9ULL ^
-		     (b + 1) * 0x94d049bb133111ebULL;
-	for (unsigned i = 0; i < 8; i++)
-		rng_next(rng);
+	return random_mix(random_mix(random_mix(seed + 1) + a + 1) + b + 1);
 }
 
-uint64_t rng_next(struct rng *rng)
+bool fuzz_once_in(uint64_t *rng, unsigned n)
 {
-	uint64_t x = rng->state ? rng->state : 1;
-
-	x ^= x >> 12;
-	x ^= x << 25;
-	x ^= x >> 27;
-	rng->state = x;
-	return x * 0x2545f4914f6cdd1dULL;
+	return random_below(rng, n) == 0;
 }
 
-unsigned rng_below(struct rng *rng, unsigned n)
-{
-	return (unsigned)((rng_next(rng) >> 33) % n);
-}
-
-bool rng_once_in(struct rng *rng, unsigned n)
-{
-	return rng_below(rng, n) == 0;
-}
-
-void rng_mutate(struct rng *rng, void *buf, size_t bytes)
+void fuzz_mutate(uint64_t *rng, void *buf, size_t bytes)
 {
 	static const uint8_t favourites[] = {0, 1, 0x7f, 0x80, 0xff};
 	uint8_t *p = buf;
 
-	for (unsigned i = 1 + rng_below(rng, 4); i; i--) {
-		size_t at = rng_below(rng, (unsigned)bytes);
+	for (unsigned i = 1 + random_below(rng, 4); i; i--) {
+		size_t at = random_below(rng, (unsigned)bytes);
 
-		if (rng_once_in(rng, 2))
-			p[at] = favourites[rng_below(rng, sizeof(favourites))];
+		if (fuzz_once_in(rng, 2))
+			p[at] = favourites[random_below(rng, sizeof(favourites))];
 		else
-			p[at] ^= (uint8_t)(1U << rng_below(rng, 8));
+			p[at] ^= (uint8_t)(1U << random_below(rng, 8));
 	}
 }
 
@@ -133,19 +114,19 @@ int fuzz_ctrl_run(struct fuzz *f, struct fuzz_ctrl *c, uint32_t op,
 	return -ETIME;
 }
 
-void fuzz_dev_info(struct fuzz *f, struct rng *rng, struct ublksrv_ctrl_dev_info *info)
+void fuzz_dev_info(struct fuzz *f, uint64_t *rng, struct ublksrv_ctrl_dev_info *info)
 {
 	memset(info, 0, sizeof(*info));
-	info->nr_hw_queues = (uint16_t)(1 + rng_below(rng, 3));
-	info->queue_depth = (uint16_t)(1U << rng_below(rng, 7));
-	info->max_io_buf_bytes = 4096U << rng_below(rng, 7);
-	info->dev_id = FUZZ_FIRST_ID + rng_below(rng, f->devices);
+	info->nr_hw_queues = (uint16_t)(1 + random_below(rng, 3));
+	info->queue_depth = (uint16_t)(1U << random_below(rng, 7));
+	info->max_io_buf_bytes = 4096U << random_below(rng, 7);
+	info->dev_id = FUZZ_FIRST_ID + random_below(rng, f->devices);
 	for (unsigned bit = 0; bit < 20; bit++) {
-		if (rng_once_in(rng, 4))
+		if (fuzz_once_in(rng, 4))
 			info->flags |= f->features & 1ULL << bit;
 	}
 	/* The sparing of what no server here speaks, and of what makes ADD_DEV fail. */
-	if (!rng_once_in(rng, 8))
+	if (!fuzz_once_in(rng, 8))
 		info->flags &= ~(UBLK_F_ZONED | UBLK_F_BATCH_IO);
 	if (info->flags & (UBLK_F_QUIESCE | UBLK_F_USER_RECOVERY_REISSUE))
 		info->flags |= UBLK_F_USER_RECOVERY;
@@ -156,30 +137,30 @@ void fuzz_dev_info(struct fuzz *f, struct rng *rng, struct ublksrv_ctrl_dev_info
 	if (f->tame)
 		info->flags &= ~(UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE |
 				 UBLK_F_USER_RECOVERY_FAIL_IO | UBLK_F_QUIESCE);
-	if (rng_once_in(rng, 20))
-		rng_mutate(rng, info, sizeof(*info));
+	if (fuzz_once_in(rng, 20))
+		fuzz_mutate(rng, info, sizeof(*info));
 	info->dev_id = FUZZ_FIRST_ID + info->dev_id % f->devices;
 	/* Large ones are for the conformance suite; here they would only use memory up. */
 	info->queue_depth %= 257;
 }
 
-void fuzz_params(struct rng *rng, uint64_t flags, struct ublk_params *p)
+void fuzz_params(uint64_t *rng, uint64_t flags, struct ublk_params *p)
 {
 	memset(p, 0, sizeof(*p));
 	p->len = sizeof(*p);
 	p->types = UBLK_PARAM_TYPE_BASIC;
-	p->basic.attrs = rng_below(rng, 16) & ~1U;
-	p->basic.logical_bs_shift = (uint8_t)(9 + rng_below(rng, 4));
+	p->basic.attrs = random_below(rng, 16) & ~1U;
+	p->basic.logical_bs_shift = (uint8_t)(9 + random_below(rng, 4));
 	p->basic.physical_bs_shift = 12;
 	p->basic.io_min_shift = 12;
-	p->basic.io_opt_shift = (uint8_t)(12 + rng_below(rng, 5));
+	p->basic.io_opt_shift = (uint8_t)(12 + random_below(rng, 5));
 	p->basic.max_sectors = 8;
-	p->basic.dev_sectors = 2048ULL << rng_below(rng, 6);
-	if (rng_once_in(rng, 2)) {
+	p->basic.dev_sectors = 2048ULL << random_below(rng, 6);
+	if (fuzz_once_in(rng, 2)) {
 		p->types |= UBLK_PARAM_TYPE_DISCARD;
 		p->discard.discard_granularity = 4096;
-		p->discard.max_discard_sectors = 1U << rng_below(rng, 20);
-		p->discard.max_write_zeroes_sectors = 1U << rng_below(rng, 20);
+		p->discard.max_discard_sectors = 1U << random_below(rng, 20);
+		p->discard.max_write_zeroes_sectors = 1U << random_below(rng, 20);
 		p->discard.max_discard_segments = 1;
 	}
 	if (flags & UBLK_F_ZONED) {
@@ -187,8 +168,8 @@ void fuzz_params(struct rng *rng, uint64_t flags, struct ublk_params *p)
 		p->basic.chunk_sectors = 1024;
 		p->zoned.max_zone_append_sectors = 8;
 	}
-	if (rng_once_in(rng, 10))
-		rng_mutate(rng, p, sizeof(*p));
+	if (fuzz_once_in(rng, 10))
+		fuzz_mutate(rng, p, sizeof(*p));
 	/* A mutated size may not make the kernel read for hours. */
 	p->basic.dev_sectors &= (1ULL << 30) - 1;
 }
@@ -217,32 +198,32 @@ static const uint32_t ctrl_ops[] = {
 };
 
 /* What ends a device is rarer than what a device lives through. */
-static uint32_t pick_op(struct fuzz *f, struct rng *rng)
+static uint32_t pick_op(struct fuzz *f, uint64_t *rng)
 {
-	uint32_t op = ctrl_ops[rng_below(rng, sizeof(ctrl_ops) / sizeof(ctrl_ops[0]))];
+	uint32_t op = ctrl_ops[random_below(rng, sizeof(ctrl_ops) / sizeof(ctrl_ops[0]))];
 
 	if ((op == UBLK_U_CMD_DEL_DEV || op == UBLK_U_CMD_DEL_DEV_ASYNC ||
 	     op == UBLK_U_CMD_STOP_DEV || op == UBLK_CMD_STOP_DEV) &&
-	    !rng_once_in(rng, 12))
+	    !fuzz_once_in(rng, 12))
 		op = UBLK_U_CMD_GET_DEV_INFO;
 	if (f->tame && (op == UBLK_U_CMD_START_USER_RECOVERY || op == UBLK_U_CMD_START_DEV))
 		op = UBLK_U_CMD_GET_PARAMS;
-	if (rng_once_in(rng, 40))
-		op = (uint32_t)rng_next(rng);
-	else if (rng_once_in(rng, 40))
-		op ^= 1U << rng_below(rng, 32);
+	if (fuzz_once_in(rng, 40))
+		op = (uint32_t)random_next(rng);
+	else if (fuzz_once_in(rng, 40))
+		op ^= 1U << random_below(rng, 32);
 	return op;
 }
 
-static void one_command(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c, uint8_t *mem)
+static void one_command(struct fuzz *f, uint64_t *rng, struct fuzz_ctrl *c, uint8_t *mem)
 {
 	uint32_t op = pick_op(f, rng);
 	struct ublksrv_ctrl_cmd cmd = {
-		.dev_id = FUZZ_FIRST_ID + rng_below(rng, f->devices),
+		.dev_id = FUZZ_FIRST_ID + random_below(rng, f->devices),
 		.queue_id = (uint16_t)-1,
 		.len = 1024,
 		.addr = (uint64_t)(uintptr_t)mem,
-		.data[0] = rng_below(rng, 4),
+		.data[0] = random_below(rng, 4),
 	};
 
 	switch (op) {
@@ -252,10 +233,10 @@ static void one_command(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c, ui
 		break;
 	case UBLK_U_CMD_SET_PARAMS:
 	case UBLK_U_CMD_GET_PARAMS:
-		fuzz_params(rng, rng_next(rng), (struct ublk_params *)mem);
+		fuzz_params(rng, random_next(rng), (struct ublk_params *)mem);
 		break;
 	case UBLK_U_CMD_UPDATE_SIZE:
-		cmd.data[0] = 1024ULL << rng_below(rng, 8);
+		cmd.data[0] = 1024ULL << random_below(rng, 8);
 		break;
 	case UBLK_U_CMD_QUIESCE_DEV:
 		cmd.data[0] = 20;
@@ -265,24 +246,24 @@ static void one_command(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c, ui
 		break;
 	case UBLK_U_CMD_REG_BUF:
 		*(struct ublk_shmem_buf_reg *)mem = (struct ublk_shmem_buf_reg){
-			.addr = (uint64_t)(uintptr_t)mem + 4096 * rng_below(rng, 4),
-			.len = 4096 * (1 + rng_below(rng, 4)),
-			.flags = rng_below(rng, 2),
+			.addr = (uint64_t)(uintptr_t)mem + 4096 * random_below(rng, 4),
+			.len = 4096 * (1 + random_below(rng, 4)),
+			.flags = random_below(rng, 2),
 		};
 		cmd.len = sizeof(struct ublk_shmem_buf_reg);
 		break;
 	}
-	if (rng_once_in(rng, 15)) {
-		rng_mutate(rng, &cmd, sizeof(cmd));
+	if (fuzz_once_in(rng, 15)) {
+		fuzz_mutate(rng, &cmd, sizeof(cmd));
 		/* Devices of another id would be nobody's to remove. */
 		cmd.dev_id = FUZZ_FIRST_ID + cmd.dev_id % f->devices;
 	}
 	fuzz_ctrl_send(f, c, op, &cmd, op);
 }
 
-void fuzz_controller(struct fuzz *f, struct rng *rng)
+void fuzz_controller(struct fuzz *f, uint64_t *rng)
 {
-	unsigned rounds = 50 + rng_below(rng, 500);
+	unsigned rounds = 50 + random_below(rng, 500);
 	struct fuzz_ctrl c;
 	uint8_t *mem = mmap(NULL, 32768, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t tag;
@@ -292,7 +273,7 @@ void fuzz_controller(struct fuzz *f, struct rng *rng)
 		return;
 	while (rounds--) {
 		one_command(f, rng, &c, mem);
-		fuzz_ctrl_reap(f, &c, 5 + rng_below(rng, 20), &tag, &res);
+		fuzz_ctrl_reap(f, &c, 5 + random_below(rng, 20), &tag, &res);
 		/* When all hang, this one has done what it could. */
 		if (c.in_flight > 24)
 			break;

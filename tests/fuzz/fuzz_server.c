@@ -21,7 +21,7 @@
 
 struct fuzz_queue {
 	struct fuzz *f;
-	struct rng rng;
+	uint64_t rng;
 	int fd;
 	unsigned q_id;
 	struct ublksrv_ctrl_dev_info info;
@@ -63,23 +63,23 @@ static struct io_uring_sqe *command(struct fuzz_queue *q, uint32_t op, unsigned 
 			? 0
 			: (uint64_t)(uintptr_t)(q->bufs + (size_t)tag * q->info.max_io_buf_bytes);
 	if (q->info.flags & UBLK_F_AUTO_BUF_REG)
-		sqe->addr = rng_below(&q->rng, TABLE_SLOTS + 1) |
-			    (rng_once_in(&q->rng, 2) ? 1U << 16 : 0);
+		sqe->addr = random_below(&q->rng, TABLE_SLOTS + 1) |
+			    (fuzz_once_in(&q->rng, 2) ? 1U << 16 : 0);
 	atomic_fetch_add(&q->f->commands, 1);
 	return sqe;
 }
 
 static int odd_result(struct fuzz_queue *q, int bytes)
 {
-	switch (rng_below(&q->rng, 5)) {
+	switch (random_below(&q->rng, 5)) {
 	case 0:
-		return -(int)rng_below(&q->rng, 200);
+		return -(int)random_below(&q->rng, 200);
 	case 1:
 		return bytes / 1024 * 512;
 	case 2:
 		return 0;
 	case 3:
-		return q->f->tame ? bytes : (int)rng_next(&q->rng);
+		return q->f->tame ? bytes : (int)random_next(&q->rng);
 	}
 	return q->f->tame ? bytes : bytes + 1;
 }
@@ -92,28 +92,28 @@ static void answer(struct fuzz_queue *q, unsigned tag)
 	atomic_fetch_add(&q->f->requests, 1);
 	if (ublksrv_get_op(&d) != UBLK_IO_OP_READ && ublksrv_get_op(&d) != UBLK_IO_OP_WRITE)
 		bytes = 0;
-	if (rng_once_in(&q->rng, 60))
+	if (fuzz_once_in(&q->rng, 60))
 		return;
-	if (rng_once_in(&q->rng, 20))
+	if (fuzz_once_in(&q->rng, 20))
 		bytes = odd_result(q, bytes);
 	command(q, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, bytes);
-	if (rng_once_in(&q->rng, 50))
+	if (fuzz_once_in(&q->rng, 50))
 		command(q, UBLK_U_IO_COMMIT_AND_FETCH_REQ, tag, bytes);
 }
 
 static void move_data(struct fuzz_queue *q)
 {
-	unsigned tag = rng_below(&q->rng, q->info.queue_depth);
+	unsigned tag = random_below(&q->rng, q->info.queue_depth);
 	uint64_t at = UBLKSRV_IO_BUF_OFFSET + ((uint64_t)q->q_id << UBLK_QID_OFF) +
-		      ((uint64_t)tag << UBLK_TAG_OFF) + rng_below(&q->rng, 8192);
+		      ((uint64_t)tag << UBLK_TAG_OFF) + random_below(&q->rng, 8192);
 	ssize_t n;
 
-	if (rng_once_in(&q->rng, 10))
-		at ^= 1ULL << rng_below(&q->rng, 63);
-	if (rng_once_in(&q->rng, 2))
-		n = pread(q->fd, q->scratch, 1 + rng_below(&q->rng, 8192), (off_t)at);
+	if (fuzz_once_in(&q->rng, 10))
+		at ^= 1ULL << random_below(&q->rng, 63);
+	if (fuzz_once_in(&q->rng, 2))
+		n = pread(q->fd, q->scratch, 1 + random_below(&q->rng, 8192), (off_t)at);
 	else
-		n = pwrite(q->fd, q->scratch, 1 + rng_below(&q->rng, 8192), (off_t)at);
+		n = pwrite(q->fd, q->scratch, 1 + random_below(&q->rng, 8192), (off_t)at);
 	if (n > 0)
 		atomic_fetch_add(&q->f->transfers, 1);
 }
@@ -125,27 +125,27 @@ static void odd_command(struct fuzz_queue *q)
 		UBLK_U_IO_REGISTER_IO_BUF, UBLK_U_IO_UNREGISTER_IO_BUF,	   UBLK_U_IO_PREP_IO_CMDS,
 		UBLK_U_IO_COMMIT_IO_CMDS,  UBLK_U_IO_FETCH_IO_CMDS,
 	};
-	uint32_t op = ops[rng_below(&q->rng, sizeof(ops) / sizeof(ops[0]))];
+	uint32_t op = ops[random_below(&q->rng, sizeof(ops) / sizeof(ops[0]))];
 	struct io_uring_sqe *sqe;
 
-	if (rng_once_in(&q->rng, 10))
-		op ^= 1U << rng_below(&q->rng, 32);
-	sqe = command(q, op, rng_below(&q->rng, q->info.queue_depth), 0);
+	if (fuzz_once_in(&q->rng, 10))
+		op ^= 1U << random_below(&q->rng, 32);
+	sqe = command(q, op, random_below(&q->rng, q->info.queue_depth), 0);
 	if (!sqe)
 		return;
 	sqe->user_data = 1ULL << 32;
 	if (op == UBLK_U_IO_REGISTER_IO_BUF || op == UBLK_U_IO_UNREGISTER_IO_BUF)
-		((struct ublksrv_io_cmd *)sqe->cmd)->addr = rng_below(&q->rng, TABLE_SLOTS + 1);
+		((struct ublksrv_io_cmd *)sqe->cmd)->addr = random_below(&q->rng, TABLE_SLOTS + 1);
 	if (_IOC_NR(op) >= 0x25) {
 		for (unsigned i = 0; i < 64; i++)
-			q->scratch[i] = (uint8_t)rng_below(&q->rng, 4);
+			q->scratch[i] = (uint8_t)random_below(&q->rng, 4);
 		sqe->addr = (uint64_t)(uintptr_t)q->scratch;
 		sqe->len = 64;
 	}
 	/* A commit by chance keeps to results that the driver is known to bear. */
-	if (rng_once_in(&q->rng, 2) && !(q->f->tame && _IOC_NR(op) == 0x21))
-		rng_mutate(&q->rng, sqe->cmd, 16);
-	if (rng_once_in(&q->rng, 20))
+	if (fuzz_once_in(&q->rng, 2) && !(q->f->tame && _IOC_NR(op) == 0x21))
+		fuzz_mutate(&q->rng, sqe->cmd, 16);
+	if (fuzz_once_in(&q->rng, 20))
 		sqe->flags |= IOSQE_ASYNC;
 }
 
@@ -192,7 +192,7 @@ static void *serve_queue(void *arg)
 	if (!queue_open(q))
 		return NULL;
 	for (unsigned tag = 0; tag < q->info.queue_depth; tag++) {
-		if (!rng_once_in(&q->rng, 400))
+		if (!fuzz_once_in(&q->rng, 400))
 			command(q, UBLK_U_IO_FETCH_REQ, tag, 0);
 	}
 	io_uring_submit(&q->ring);
@@ -202,15 +202,15 @@ static void *serve_queue(void *arg)
 			take(q, cqe);
 			io_uring_cqe_seen(&q->ring, cqe);
 		}
-		if (rng_once_in(&q->rng, 20))
+		if (fuzz_once_in(&q->rng, 20))
 			odd_command(q);
-		if (rng_once_in(&q->rng, moves_itself(q) ? 2 : 100))
+		if (fuzz_once_in(&q->rng, moves_itself(q) ? 2 : 100))
 			move_data(q);
-		if (rng_once_in(&q->rng, 2000))
+		if (fuzz_once_in(&q->rng, 2000))
 			mprotect((void *)q->desc, 4096, PROT_READ | PROT_WRITE);
 		io_uring_submit(&q->ring);
 	}
-	if (rng_once_in(&q->rng, 2))
+	if (fuzz_once_in(&q->rng, 2))
 		io_uring_queue_exit(&q->ring);
 	return NULL;
 }
@@ -231,7 +231,7 @@ static void go_live(struct fuzz *f, struct fuzz_ctrl *c, struct ublksrv_ctrl_cmd
 	}
 }
 
-static bool prepare(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c,
+static bool prepare(struct fuzz *f, uint64_t *rng, struct fuzz_ctrl *c,
 		    struct ublksrv_ctrl_cmd *cmd, struct ublksrv_ctrl_dev_info *info,
 		    bool *recovering)
 {
@@ -260,10 +260,10 @@ static bool prepare(struct fuzz *f, struct rng *rng, struct fuzz_ctrl *c,
 	       info->queue_depth <= 256;
 }
 
-void fuzz_server(struct fuzz *f, struct rng *rng)
+void fuzz_server(struct fuzz *f, uint64_t *rng)
 {
 	struct fuzz_queue *queues = calloc(MAX_QUEUES, sizeof(*queues));
-	uint64_t until = fuzz_now_ms() + 500 + rng_below(rng, 5000);
+	uint64_t until = fuzz_now_ms() + 500 + random_below(rng, 5000);
 	struct ublksrv_ctrl_dev_info info;
 	struct ublksrv_ctrl_cmd cmd;
 	atomic_uint ready = 0;
@@ -284,11 +284,11 @@ void fuzz_server(struct fuzz *f, struct rng *rng)
 	for (unsigned i = 0; i < info.nr_hw_queues; i++) {
 		queues[i] = (struct fuzz_queue){
 			.f = f, .fd = fd, .q_id = i, .info = info, .until = until, .ready = &ready};
-		rng_seed(&queues[i].rng, rng_next(rng), i, 0);
+		queues[i].rng = fuzz_seed(random_next(rng), i, 0);
 		pthread_create(&ids[i], NULL, serve_queue, &queues[i]);
 	}
 	go_live(f, &c, &cmd, recovering, until);
-	switch (rng_below(rng, 3)) {
+	switch (random_below(rng, 3)) {
 	case 0:
 		raise(SIGKILL);
 		break;

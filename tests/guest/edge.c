@@ -5,6 +5,8 @@
  *
  *     guest-edge DEVICE        exit status 0, or a sentence
  */
+#include "../lib/random.h"
+
 #include <err.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -22,19 +24,11 @@ static int fd, block;
 static unsigned step = 512; /* alignment of memory that the device takes */
 static uint64_t size;
 static unsigned char *model, *mem;
-static uint32_t seed = 12345;
-
-static uint32_t next(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 17;
-	seed ^= seed << 5;
-	return seed;
-}
+static uint64_t seed = 12345;
 
 static void fill(unsigned char *p, uint32_t n)
 {
-	uint32_t word = next();
+	uint32_t word = (uint32_t)random_next(&seed);
 
 	for (uint32_t i = 0; i + 4 <= n; i += 4) {
 		word = word * 1664525 + 1013904223;
@@ -45,7 +39,7 @@ static void fill(unsigned char *p, uint32_t n)
 static void do_write(uint64_t at, uint32_t len)
 {
 	/* Somewhere in a page, as memory from an application may be. */
-	unsigned char *p = mem + next() % 8 * step % 4096;
+	unsigned char *p = mem + random_next(&seed) % 8 * step % 4096;
 
 	fill(p, len);
 	memcpy(model + at, p, len);
@@ -55,7 +49,7 @@ static void do_write(uint64_t at, uint32_t len)
 
 static void do_read(uint64_t at, uint32_t len)
 {
-	unsigned char *p = mem + next() % 8 * step % 4096;
+	unsigned char *p = mem + random_next(&seed) % 8 * step % 4096;
 
 	memset(p, 0xee, len);
 	if (pread(fd, p, len, (off_t)at) != (ssize_t)len)
@@ -87,13 +81,13 @@ static uint64_t place(uint32_t len)
 {
 	uint64_t blocks = (size - len) / (unsigned)block;
 
-	switch (next() % 4) {
+	switch (random_next(&seed) % 4) {
 	case 0:
 		return 0;
 	case 1:
 		return size - len;
 	default:
-		return next() % (blocks + 1) * (unsigned)block;
+		return random_next(&seed) % (blocks + 1) * (unsigned)block;
 	}
 }
 
@@ -130,10 +124,11 @@ int main(int argc, char **argv)
 			do_read(place(n), n);
 		}
 	for (int i = 0; i < 80; i++) {
-		uint32_t n =
-			(1 + next() % (next() % 8 ? 64 : MAX / (unsigned)block)) * (unsigned)block;
+		uint32_t n = (1 + random_next(&seed) %
+					  (random_next(&seed) % 8 ? 64 : MAX / (unsigned)block)) *
+			     (unsigned)block;
 
-		if (next() % 2)
+		if (random_next(&seed) % 2)
 			do_write(place(n), n);
 		else
 			do_read(place(n), n);

@@ -18,15 +18,6 @@ void die(const char *fmt, ...)
 	_exit(1);
 }
 
-uint64_t random_next(uint64_t *state)
-{
-	uint64_t x = *state += 0x9e3779b97f4a7c15ull;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
 void fill_pattern(uint8_t *buf, size_t len, uint64_t seed)
 {
 	for (size_t i = 0; i + 8 <= len; i += 8) {

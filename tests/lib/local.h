@@ -8,10 +8,11 @@
 
 #include <ubd/local.h>
 
+#include "random.h"
+
 /* End a target that ubd_local_start() started. 0, or the queues' first error. */
 int disk_close(struct ubd_device *dev);
 
-uint64_t random_next(uint64_t *state);
 void fill_pattern(uint8_t *buf, size_t len, uint64_t seed);
 /* Print a sentence on stderr and end the program with status 1. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));

@@ -8,6 +8,7 @@
  *
  * The negotiation is left out: link_open() below takes link.c's place.
  */
+#include "../lib/random.h"
 #include "conn.h"
 
 #include <ubd/local.h>
@@ -30,20 +31,6 @@
 static uint64_t seed;
 static _Atomic uint64_t opened, lies, checked, failed;
 static bool enough; /* atomic */
-
-static uint64_t mix(uint64_t x)
-{
-	x ^= x >> 30;
-	x *= 0xbf58476d1ce4e5b9ull;
-	x ^= x >> 27;
-	x *= 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-static uint32_t rnd(uint64_t *state, uint32_t below)
-{
-	return (uint32_t)((mix(*state += 0x9e3779b97f4a7c15ull) >> 32) * below >> 32);
-}
 
 /* Every byte of the disk is known for ever. */
 static void pattern(uint8_t *p, uint64_t offset, uint32_t length)
@@ -86,7 +73,9 @@ static bool get(struct server *s, void *buf, size_t len)
 static bool put(struct server *s, const uint8_t *p, size_t len)
 {
 	while (len) {
-		size_t piece = rnd(&s->random, 4) ? len : 1 + rnd(&s->random, (uint32_t)len);
+		size_t piece = random_below(&s->random, 4)
+				       ? len
+				       : 1 + random_below(&s->random, (uint32_t)len);
 
 		if (send(s->fd, p, piece, MSG_NOSIGNAL) != (ssize_t)piece)
 			return false;
@@ -153,33 +142,33 @@ static bool lie(struct server *s, size_t len)
 	uint32_t n;
 
 	lies++;
-	switch (rnd(x, 9)) {
+	switch (random_below(x, 9)) {
 	case 0: /* cut, and closed */
-		put(s, s->buf, rnd(x, (uint32_t)len));
+		put(s, s->buf, random_below(x, (uint32_t)len));
 		return false;
 	case 1: /* cut, and silent until the client has had enough */
-		put(s, s->buf, rnd(x, (uint32_t)len));
+		put(s, s->buf, random_below(x, (uint32_t)len));
 		poll(&(struct pollfd){.fd = s->fd, .events = POLLRDHUP}, 1, 3000);
 		return false;
 	case 2: /* a bit of magic or error */
-		n = rnd(x, 64);
+		n = random_below(x, 64);
 		s->buf[n / 8] ^= (uint8_t)(1u << n % 8);
 		return put(s, s->buf, n < 32 ? len : NBD_REPLY_SIZE);
 	case 3: /* a bit of the cookie that makes it nobody's */
-		n = rnd(x, 48);
+		n = random_below(x, 48);
 		s->buf[8 + n / 8] ^= (uint8_t)(1u << n % 8);
 		return put(s, s->buf, len);
 	case 4: /* twice */
 		return put(s, s->buf, len) && put(s, s->buf, len);
 	case 5: /* too long */
-		n = 1 + rnd(x, 65000);
+		n = 1 + random_below(x, 65000);
 		for (uint32_t i = 0; i < n; i++)
-			s->buf[len + i] = (uint8_t)rnd(x, 256);
+			s->buf[len + i] = (uint8_t)random_below(x, 256);
 		return put(s, s->buf, len + n);
 	case 6: /* noise */
-		n = 1 + rnd(x, 3000);
+		n = 1 + random_below(x, 3000);
 		for (uint32_t i = 0; i < n; i++)
-			s->buf[i] = (uint8_t)rnd(x, 256);
+			s->buf[i] = (uint8_t)random_below(x, 256);
 		return put(s, s->buf, n);
 	case 7: /* shutting down */
 		s->buf[7] = NBD_ESHUTDOWN;
@@ -202,14 +191,15 @@ static void *serve(void *arg)
 		size_t len;
 
 		/* Collect some, answer some, in any order. */
-		if (!s->nr_kept || (ready && s->nr_kept < KEPT && rnd(&s->random, 3))) {
+		if (!s->nr_kept || (ready && s->nr_kept < KEPT && random_below(&s->random, 3))) {
 			more = take_request(s);
 			continue;
 		}
-		i = rnd(&s->random, s->nr_kept);
+		i = random_below(&s->random, s->nr_kept);
 		len = build(s, &s->kept[i]);
 		s->kept[i] = s->kept[--s->nr_kept];
-		more = rnd(&s->random, 100) < s->honesty ? put(s, s->buf, len) : lie(s, len);
+		more = random_below(&s->random, 100) < s->honesty ? put(s, s->buf, len)
+								  : lie(s, len);
 	}
 	close(s->fd);
 	free(s);
@@ -232,8 +222,8 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop, un
 	if (!s || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
 		return -ENOMEM;
 	s->fd = fds[1];
-	s->random = mix(seed + n);
-	s->honesty = 80 + rnd(&s->random, 20);
+	s->random = random_mix(seed + n);
+	s->honesty = 80 + random_below(&s->random, 20);
 	if (pthread_create(&id, NULL, serve, s))
 		return -EAGAIN;
 	pthread_detach(id);
@@ -272,13 +262,14 @@ static struct ubd_device *dev;
 
 static void *client(void *arg)
 {
-	uint64_t random = mix(seed ^ (uint64_t)(uintptr_t)arg);
+	uint64_t random = random_mix(seed ^ (uint64_t)(uintptr_t)arg);
 	uint8_t *room = aligned_alloc(4096, MOST + 8192), *want = malloc(MOST);
 
 	while (!__atomic_load_n(&enough, __ATOMIC_RELAXED)) {
-		uint32_t kind = rnd(&random, 10), blocks = rnd(&random, 3) ? 1 : MOST / 4096;
-		uint32_t length = 4096 * (1 + rnd(&random, blocks));
-		uint64_t offset = 4096ull * rnd(&random, (SIZE - length) / 4096 + 1);
+		uint32_t kind = random_below(&random, 10),
+			 blocks = random_below(&random, 3) ? 1 : MOST / 4096;
+		uint32_t length = 4096 * (1 + random_below(&random, blocks));
+		uint64_t offset = 4096ull * random_below(&random, (SIZE - length) / 4096 + 1);
 		enum ubd_op op = kind < 6 ? UBD_READ : kind < 9 ? UBD_WRITE : UBD_FLUSH;
 		uint8_t *buf = room + 4096;
 		int ret;
@@ -287,8 +278,9 @@ static void *client(void *arg)
 		pattern(want, offset, length);
 		if (op == UBD_WRITE)
 			memcpy(buf, want, length);
-		ret = ubd_local_io(dev, rnd(&random, 2), op, 0, op == UBD_FLUSH ? 0 : offset,
-				   op == UBD_FLUSH ? NULL : buf, op == UBD_FLUSH ? 0 : length);
+		ret = ubd_local_io(dev, random_below(&random, 2), op, 0,
+				   op == UBD_FLUSH ? 0 : offset, op == UBD_FLUSH ? NULL : buf,
+				   op == UBD_FLUSH ? 0 : length);
 		for (uint32_t i = 0; i < 4096; i++)
 			if (room[i] != 0x5a || buf[length + i] != 0x5a)
 				die("bytes outside the request were written", offset);

@@ -9,6 +9,8 @@
  * -e: errors are no failure, wrong data is; -w: no trim and zero; -p: part of reads. Exit status: 0
  * good, 1 wrong data or errors, 2 the target did not start.
  */
+#include "../lib/random.h"
+
 #include <ubd/local.h>
 #include <ubd/ubd.h>
 
@@ -40,23 +42,9 @@ static uint64_t max_ops, seconds = 5, total;
 static bool allow_errors, writes_only;
 static struct timespec begin;
 
-static uint64_t mix(uint64_t x)
-{
-	x ^= x >> 30;
-	x *= 0xbf58476d1ce4e5b9ull;
-	x ^= x >> 27;
-	x *= 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-static uint64_t rnd(struct worker *w)
-{
-	return mix(w->random += 0x9e3779b97f4a7c15ull);
-}
-
 static uint64_t word(uint64_t block, uint32_t generation, unsigned i)
 {
-	return generation == ZERO ? 0 : mix(block << 32 ^ (uint64_t)generation << 8 ^ i);
+	return generation == ZERO ? 0 : random_mix(block << 32 ^ (uint64_t)generation << 8 ^ i);
 }
 
 static void fill(uint8_t *p, uint64_t block, uint32_t generation)
@@ -93,7 +81,7 @@ static void verify(struct worker *w, uint64_t at, const uint8_t *p)
 
 static int one(struct worker *w, enum ubd_op op, uint64_t at, uint64_t n)
 {
-	uint64_t r = rnd(w);
+	uint64_t r = random_next(&w->random);
 	unsigned flags = op != UBD_READ && r % 10 == 0 ? UBD_IO_FUA : 0;
 	bool data = op == UBD_READ || op == UBD_WRITE;
 	/* Aligned memory is used by the target itself, other memory by a copy. */
@@ -140,7 +128,7 @@ static void *work(void *arg)
 	bool read_only = false;
 
 	while (!over(w)) {
-		uint64_t r = rnd(w), n = 1 + (r >> 32) % (max_io / BLOCK), at;
+		uint64_t r = random_next(&w->random), n = 1 + (r >> 32) % (max_io / BLOCK), at;
 		unsigned kind = (unsigned)(r % 100);
 		enum ubd_op op = kind < reads  ? UBD_READ
 				 : kind < 90   ? UBD_WRITE
@@ -153,7 +141,7 @@ static void *work(void *arg)
 			n = 1; /* many small ones */
 		if (n > w->blocks)
 			n = w->blocks;
-		at = rnd(w) % (w->blocks - n + 1);
+		at = random_next(&w->random) % (w->blocks - n + 1);
 		if (read_only)
 			op = UBD_READ;
 		if (one(w, op, at, op == UBD_FLUSH ? 0 : n) == -1 && op != UBD_READ)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include <random.h>
 #include <tap.h>
 #include <ubd/ubd.h>
 
@@ -14,15 +15,6 @@
 
 static char image[] = "/tmp/ubd-local.XXXXXX";
 static const struct ubd_device_config two_queues = {.queues = 2, .depth = 16, .max_io = MAX_IO};
-
-/* xorshift: the same sequence every time. */
-static uint32_t next(uint32_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 17;
-	*state ^= *state << 5;
-	return *state;
-}
 
 static struct ubd_device *start(const char *target, const char *option, const char *value,
 				const struct ubd_device_config *config)
@@ -47,7 +39,8 @@ static void end(struct ubd_device *dev)
 /* One thread's part of the disk, and what it should hold. */
 struct part {
 	struct ubd_device *dev;
-	uint32_t seed, block;
+	uint64_t seed;
+	uint32_t block;
 	uint64_t base, size;
 	unsigned char *model;
 	unsigned rounds;
@@ -56,12 +49,13 @@ struct part {
 
 static void write_some(struct part *p, uint64_t at, uint32_t len, unsigned char *mem)
 {
-	unsigned flags = next(&p->seed) % 8 ? 0 : UBD_IO_FUA;
+	unsigned flags = random_next(&p->seed) % 8 ? 0 : UBD_IO_FUA;
 	int ret;
 
 	for (uint32_t i = 0; i < len; i++)
-		mem[i] = (unsigned char)next(&p->seed);
-	ret = ubd_local_io(p->dev, p->seed % 2, UBD_WRITE, flags, p->base + at, mem, len);
+		mem[i] = (unsigned char)random_next(&p->seed);
+	ret = ubd_local_io(p->dev, random_next(&p->seed) % 2, UBD_WRITE, flags, p->base + at, mem,
+			   len);
 	CHECK(ret == (int)len, "write of %u at %llu: %d", len, (unsigned long long)at, ret);
 	if (p->keeps)
 		memcpy(p->model + at, mem, len);
@@ -72,7 +66,7 @@ static void read_some(struct part *p, uint64_t at, uint32_t len, unsigned char *
 	int ret;
 
 	memset(mem, 0xa5, len);
-	ret = ubd_local_io(p->dev, p->seed % 2, UBD_READ, 0, p->base + at, mem, len);
+	ret = ubd_local_io(p->dev, random_next(&p->seed) % 2, UBD_READ, 0, p->base + at, mem, len);
 	CHECK(ret == (int)len, "read of %u at %llu: %d", len, (unsigned long long)at, ret);
 	CHECK(!memcmp(mem, p->model + at, len), "other data at %llu + %u", (unsigned long long)at,
 	      len);
@@ -80,9 +74,10 @@ static void read_some(struct part *p, uint64_t at, uint32_t len, unsigned char *
 
 static void zero_some(struct part *p, uint64_t at, uint32_t len)
 {
-	enum ubd_op op = next(&p->seed) % 2 ? UBD_DISCARD : UBD_WRITE_ZEROES;
-	unsigned flags = op == UBD_WRITE_ZEROES && p->seed % 2 ? UBD_IO_NO_UNMAP : 0;
-	int ret = ubd_local_io(p->dev, p->seed % 2, op, flags, p->base + at, NULL, len);
+	enum ubd_op op = random_next(&p->seed) % 2 ? UBD_DISCARD : UBD_WRITE_ZEROES;
+	unsigned flags = op == UBD_WRITE_ZEROES && random_next(&p->seed) % 2 ? UBD_IO_NO_UNMAP : 0;
+	int ret =
+		ubd_local_io(p->dev, random_next(&p->seed) % 2, op, flags, p->base + at, NULL, len);
 
 	CHECK(ret == 0, "op %d of %u at %llu: %d", op, len, (unsigned long long)at, ret);
 	/* Both read as zeroes on what these targets stand on, in whole blocks of the file system.
@@ -100,13 +95,14 @@ static void *use_part(void *arg)
 	if (posix_memalign((void **)&mem, 4096, MAX_IO + 4096))
 		return NULL;
 	for (unsigned i = 0; i < p->rounds && !tap_failed; i++) {
-		uint64_t at = next(&p->seed) % blocks;
-		uint32_t len = 1 + next(&p->seed) % most;
+		uint64_t at = random_next(&p->seed) % blocks;
+		uint32_t len = 1 + random_next(&p->seed) % most;
 		/* Half of the time from memory that direct I/O could not use. */
-		unsigned char *buf = mem + (next(&p->seed) % 2 ? 0 : 1 + p->seed % 4095);
+		unsigned char *buf =
+			mem + (random_next(&p->seed) % 2 ? 0 : 1 + random_next(&p->seed) % 4095);
 
 		len = len > blocks - at ? (uint32_t)(blocks - at) : len;
-		switch (next(&p->seed) % 8) {
+		switch (random_next(&p->seed) % 8) {
 		case 0:
 			zero_some(p, at * p->block, len * p->block);
 			break;
