@@ -400,25 +400,30 @@ CASE(bug_quiesce_of_a_batch_device_leaves_it_aborting)
 	batch_down(&b, store);
 }
 
+/* A server with a queue full of writes goes, some in its hands and others on the way to it. */
 CASE(batch_server_ends)
 {
 	uint64_t flags = UBLK_F_BATCH_IO | UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE;
 	struct dev *dev = dev_new(flags, 1, DEPTH);
 	uint8_t *store = batch_store();
+	struct job *io[DEPTH];
 	struct ioq_cqe cqe;
 	struct batch b;
-	struct job *io;
 
 	batch_up(&b, dev, store);
-	io = io_begin_seeded(dev, IO_WRITE, AT, 4096, 2);
-	while (!b.nr_tags)
+	for (unsigned i = 0; i < DEPTH; i++)
+		io[i] = io_begin_seeded(dev, IO_WRITE, AT + i * 65536, 65536, 2 + i);
+	while (b.nr_tags < DEPTH / 2)
 		batch_wait(&b, &cqe, 100);
 	close_server(&b);
 	REQUIRE(dev_wait_state(dev, UBLK_S_DEV_QUIESCED, 10000), "state %d", dev_state(dev));
 	batch_recover(&b, dev, store);
-	CHECK(batch_serve_job(&b, io, store) == 4096, "the reissued write failed");
-	job_put(io);
-	CHECK(pattern_check(store + AT, AT, 4096, 2) < 0, "the server got something else");
+	for (unsigned i = 0; i < DEPTH; i++) {
+		CHECK(batch_serve_job(&b, io[i], store) == 65536, "reissued write %u failed", i);
+		job_put(io[i]);
+		CHECK(pattern_check(store + AT + i * 65536, AT + i * 65536, 65536, 2 + i) < 0,
+		      "the server got something else of write %u", i);
+	}
 	batch_down(&b, store);
 }
 

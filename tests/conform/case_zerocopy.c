@@ -178,6 +178,30 @@ CASE(zero_copy_server_ends_with_a_buffer)
 	dev_del(z.h.dev);
 }
 
+/*
+ * The request waits for its buffer, the buffer for the ring whose table it is in; the ring must
+ * not wait for the command that was armed by the request's commit.
+ */
+CASE(bug_ring_ends_with_the_buffer_of_a_committed_request)
+{
+	struct zero_copy z;
+	struct job *io;
+	unsigned tag;
+
+	zc_up(&z, UBLK_F_SUPPORT_ZERO_COPY);
+	io = io_begin(z.h.dev, IO_READ, AT, 4096);
+	tag = ioq_next(&z.h.q, NULL);
+	RESULT("register", buffer_command(&z, REGISTER, 0, tag, 0), 0);
+	ioq_commit(&z.h.q, tag, 4096);
+	CHECK(io_end_within(io, 300) == JOB_RUNNING, "the request ended under its buffer");
+	ioq_close(&z.h.q);
+	close(z.h.fd);
+	CHECK(io_end(io) == 4096, "the read that was committed failed");
+	CHECK(dev_wait_released(z.h.dev, 5000), "the char device is not let go of");
+	dev_stop(z.h.dev);
+	dev_del(z.h.dev);
+}
+
 /* ---- AUTO_BUF_REG ------------------------------------------------------------------------- */
 
 static void auto_sqe(struct zero_copy *z, uint32_t op, unsigned tag, int result, uint64_t reg)

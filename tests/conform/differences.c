@@ -60,6 +60,9 @@ static const struct difference differences[] = {
 	 "6.12 leaves I/O without an end, and DEL_DEV, when a busy server is killed beside it"},
 	{"death_everything_at_once", DRV_INTREE_7_2, DIFF_NOT_RUN, 0,
 	 "7.2 may warn when a killed server's commands are cancelled from its ring's exit"},
+	{"bug_ring_ends_with_the_buffer_of_a_committed_request", DRV_INTREE_7_2, DIFF_NOT_RUN, 0,
+	 "7.2 does not cancel the command of a tag whose request is not over: request, buffer and "
+	 "ring wait for one another, and no process of the server can end"},
 	{"bug_partition_scan_of_a_dead_server_reissue", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
 	 "6.12 deadlocks in the partition scan (CVE-2025-68823)"},
 	{"storm", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
