@@ -107,6 +107,19 @@ write_zeroes() {
 	rm "$scratch/image"
 }
 
+# The rule that packaging installs, by the real udev; it runs in its guest only for this.
+scheduler() {
+	mkdir -p /run/udev/rules.d
+	cp "$top/packaging/udev/60-ubd.rules" /run/udev/rules.d/
+	/lib/systemd/systemd-udevd --daemon
+	add null
+	udevadm settle -t 20
+	queue scheduler | tee /dev/stderr | grep -q '\[none\]'
+	ubd del "$id"
+	udevadm control --exit
+	rm /run/udev/rules.d/60-ubd.rules
+}
+
 truncate -s 16M "$scratch/edge"
 for way in $ways; do
 	check "mem, $way, 512-byte blocks: all sizes and offsets" edge "$way" 512 1048576 mem 16M
@@ -120,5 +133,6 @@ check "loop --direct on" direct on
 check "loop --direct off" direct off
 check "mem: discard gives memory back" discard_mem
 check "write zeroes, with and without unmapping" write_zeroes
+check "the udev rule takes the I/O scheduler away" scheduler
 check "nothing is left" nothing_left
 finish
