@@ -82,8 +82,11 @@ static int open_file(struct backing *b, struct ubd_device *dev, const struct sta
 		b->fd = -1;
 		errno = EROFS;
 	}
-	if (b->fd >= 0)
+	if (b->fd >= 0) {
+		/* Reading the disk is not reading the image; who does not own it does without. */
+		(void)fcntl(b->fd, F_SETFL, (extra & O_DIRECT) | O_NOATIME);
 		return 0;
+	}
 	if (extra && errno == EINVAL)
 		return -EINVAL; /* no direct I/O here */
 	if (errno == EBUSY)
