@@ -75,16 +75,6 @@ json() {
 	python3 -SE -c "import json,sys; d=json.load(sys.stdin); print($1)"
 }
 
-# within SECONDS COMMAND...: true as soon as the command succeeds.
-within() {
-	local end=$((SECONDS + $1 + 1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -le $end ] || return 1
-		sleep 0.05
-	done
-}
-
 gone() {
 	! [ -e "/dev/ublkc$1" ] && ! [ -e "/dev/ublkb$1" ] && ! [ -e "$UBD_RUN_DIR/$1.json" ]
 }

@@ -6,18 +6,6 @@
 
 rounds=${UBD_KILL_ROUNDS:-20}
 
-# Within SECONDS: COMMAND succeeds.
-within() {
-	read -r now _ </proc/uptime
-	limit=$((${now%.*} + $1))
-	shift
-	until "$@"; do
-		read -r now _ </proc/uptime
-		[ ${now%.*} -le $limit ] || { echo "in vain: $*"; return 1; }
-		sleep 0.05
-	done
-}
-
 # Ended, whether or not somebody has waited for it yet.
 gone() {
 	! [ -e "/proc/$1" ] || grep -qs '^State:.Z' "/proc/$1/status" || ! [ -e "/proc/$1" ]

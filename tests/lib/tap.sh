@@ -4,6 +4,7 @@
 #   check NAME COMMAND...   a case: passes when COMMAND succeeds; its output is shown when not
 #   fails COMMAND...        in a case: COMMAND must fail
 #   skip NAME REASON        a case that cannot run here
+#   within SECONDS COMMAND...  waits until COMMAND succeeds
 #   say TEXT                a note in the output
 #   finish                  the plan; ends the script
 #
@@ -49,6 +50,18 @@ fails() {
 		echo "this should have failed: $*"
 		return 1
 	fi
+}
+
+# Waits until COMMAND succeeds, by the clock: a busy machine may not get to try often.
+within() {
+	read -r tap_now _ </proc/uptime
+	tap_limit=$((${tap_now%.*} + $1 + 1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		read -r tap_now _ </proc/uptime
+		[ ${tap_now%.*} -le $tap_limit ] || { echo "in vain: $*"; return 1; }
+		sleep 0.05
+	done
 }
 
 # After a failed case; a script may have its own.
