@@ -33,7 +33,14 @@ struct ubd_status;
 
 struct ubd_io;
 
-#define UBD_TARGET_API 2
+/* A command to a running target; all of it is valid until command() returns. */
+struct ubd_command {
+	const char *const *words; /* what to do, and with what */
+	unsigned count;
+	struct ubd_status *answer; /* for ubd_status_number(), ubd_status_text() */
+};
+
+#define UBD_TARGET_API 3
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
@@ -76,6 +83,12 @@ struct ubd_target {
 	 * `ubd info`. Any thread, while the queues run; must neither block nor await.
 	 */
 	void (*status)(void *self, struct ubd_status *out);
+	/*
+	 * From api 3: carry out a command of the target's own, as `ubd snapshot` and `ubd resize`
+	 * send them, on a coroutine of the first queue beside its requests; one at a time. 0, or
+	 * -errno, then with a sentence by ubd_device_fail().
+	 */
+	int (*command)(struct ubd_queue *q, void *self, const struct ubd_command *c);
 };
 
 /*
@@ -145,8 +158,8 @@ unsigned ubd_device_queues(const struct ubd_device *dev);
  */
 int ubd_device_add_fd(struct ubd_device *dev, int fd);
 /*
- * For status(): one item, a number or a line of text. Names are lower-case words with _ between
- * them, the same from call to call; both strings are copied.
+ * For status() and command(): one item, a number or a line of text. Names are lower-case words with
+ * _ between them, the same from call to call; both strings are copied.
  */
 void ubd_status_number(struct ubd_status *out, const char *name, uint64_t value);
 void ubd_status_text(struct ubd_status *out, const char *name, const char *fmt, ...)

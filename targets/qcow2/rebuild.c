@@ -454,6 +454,10 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 	struct rebuild r = {.img = img, .q = q, .w = w};
 	int ret;
 
+	/* Before anything changes: can the kernel be told of another size at all? */
+	if (q && w->size != img->size && ubd_device_resize(q, ubd_device_limits(img->dev)->size))
+		return ubd_device_fail(img->dev, -EOPNOTSUPP,
+				       "this driver cannot give a running device another size");
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
 	ret = img->cache.dirty || img->freed.count ? qc_commit_locked(img, q) : 0;

@@ -274,27 +274,36 @@ int qc_repair(struct qc_image *img, struct ubd_queue *q)
 	return rebuild_as(img, q, img->size);
 }
 
+/* Zeroes where nobody looks: behind the disk's end, or before anybody knows of it. */
+static int clear(struct qc_image *img, struct ubd_queue *q, uint64_t from, uint64_t to)
+{
+	int ret = from < to ? qc_header_mark(img, q) : 0;
+
+	return ret || from >= to ? ret : qc_zero(img, q, from, to - from, false, false);
+}
+
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 {
 	uint64_t mask = cluster_size(img) - 1, old = img->size;
-	uint64_t edge = MIN(size, old), edge_end = (edge + mask) & ~mask;
-	int ret = 0;
+	uint64_t edge = MIN(size, old), edge_end = img->data_raw ? 0 : (edge + mask) & ~mask;
+	unsigned block = ubd_device_limits(img->dev)->logical_block;
+	int ret;
 
-	if (!size || size % 512 || size > INT64_MAX - (4ull << 20))
+	if (!size || size % block || size > INT64_MAX - (4ull << 20))
 		return ubd_device_fail(img->dev, -EINVAL,
-				       "a disk's size must be a multiple of 512 bytes, not %llu",
-				       (unsigned long long)size);
+				       "the disk's size must be a multiple of %u bytes, not %llu",
+				       block, (unsigned long long)size);
 	if (size == old)
 		return 0;
 	/* What lies behind the nearer end must not show when it moves on. */
-	if (!ret && edge < edge_end && !img->data_raw)
-		ret = qc_zero(img, q, edge, edge_end - edge, false, false);
+	ret = size > old ? clear(img, q, edge, edge_end) : 0;
 	if (!ret)
 		ret = rebuild_as(img, q, size);
+	if (!ret && size < old)
+		ret = clear(img, q, edge, edge_end);
 	if (!ret && img->data_raw)
 		ret = qc_file_truncate(&img->data_file, size);
-	if (!ret && img->backing && size > edge_end && img->backing->size > edge_end)
-		ret = qc_zero(img, q, edge_end, MIN(size, img->backing->size) - edge_end, false,
-			      false);
+	if (!ret && img->backing)
+		ret = clear(img, q, edge_end, MIN(size, img->backing->size));
 	return ret ? ret : qc_commit(img, q);
 }

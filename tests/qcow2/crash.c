@@ -132,22 +132,20 @@ static uint64_t last_tag(uint64_t sector)
 
 static void use_snapshots(unsigned round)
 {
-	struct ubd_qcow2_job job = {.name = "s"};
-	static const enum ubd_qcow2_verb verbs[] = {UBD_QCOW2_CREATE, UBD_QCOW2_APPLY,
-						    UBD_QCOW2_DELETE};
+	static const char *const jobs[] = {"create", "apply", "delete"};
+	bool apply = round % 3 == 1;
 	uint64_t start = record_tick(), end;
 	int ret;
 
-	job.verb = verbs[round % 3];
 	/* What a snapshot takes must be known: discards leave it open, so flush and forget them. */
-	if (job.verb == UBD_QCOW2_APPLY)
+	if (apply)
 		for (uint64_t i = 0; i < nr_sectors; i++)
 			tell(i, saved[i], start);
-	ret = qcow2_run_live(dev, &job);
+	ret = disk_command(dev, "snapshot", jobs[round % 3], "s");
 	if (ret)
 		die("snapshot: %s", strerror(-ret));
 	end = record_tick();
-	for (uint64_t i = 0; i < nr_sectors && job.verb == UBD_QCOW2_APPLY; i++) {
+	for (uint64_t i = 0; i < nr_sectors && apply; i++) {
 		struct told *t = &sectors[i].items[sectors[i].count - 1];
 
 		t->end = end;

@@ -100,6 +100,45 @@ dies() { # WAY
 	rm -f "$scratch/some"
 }
 
+# Snapshots and sizes of a disk in use.
+commands() {
+	rm -f "$image"
+	qemu-img create -q -f qcow2 "$image" 24M
+	add --queues 2 qcow2 "$image"
+	dd if=/dev/urandom of="$scratch/first" bs=1M count=8 status=none
+	dd if="$scratch/first" of="$dev" bs=1M oflag=direct status=none
+	fio --output="$scratch/fio" --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
+		--bs=4k --iodepth=8 --offset=8m --size=8m --time_based --runtime=3 &
+	for name in one two three; do
+		ubd snapshot "$id" create $name
+	done
+	ubd snapshot "$dev" delete two
+	wait $!
+	ubd snapshot "$id" list --json | grep -c '"name"' | grep -qx 2
+	fails ubd snapshot "$id" create one 2>"$scratch/err"
+	grep -q "has a snapshot 'one' already" "$scratch/err"
+	dd if=/dev/zero of="$dev" bs=1M count=8 oflag=direct conv=fsync status=none
+	ubd snapshot "$id" apply one
+	cmp -n 8388608 "$dev" "$scratch/first"
+	if ubd features | grep -q '^update-size *yes'; then
+		ubd resize "$id" 64M
+		blockdev --getsize64 "$dev" | grep -qx 67108864
+		dd if="$scratch/first" of="$dev" bs=1M seek=56 oflag=direct conv=fsync status=none
+		ubd resize "$id" 32M
+		blockdev --getsize64 "$dev" | grep -qx 33554432
+		ubd list | grep -q ' 32M '
+	else
+		fails ubd resize "$id" 64M 2>"$scratch/err"
+		grep -q "cannot give a running device another size" "$scratch/err"
+		blockdev --getsize64 "$dev" | grep -qx 25165824
+	fi
+	cmp -n 8388608 "$dev" "$scratch/first"
+	ubd del "$id"
+	sound
+	fails ubd snapshot "$id" list 2>"$scratch/err"
+	rm -f "$scratch/first"
+}
+
 refused() {
 	rm -f "$image"
 	qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s "$image" 1M
@@ -121,6 +160,7 @@ check "512-byte clusters, 4 queues" data 4 auto cluster_size=512
 check "preallocated, 3 queues" data 3 auto preallocation=metadata
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
 check "the server is killed" dies auto
+check "snapshots and sizes of a disk in use" commands
 check "encrypted images are refused" refused
 check "nothing is left" nothing_left
 finish
