@@ -89,7 +89,7 @@ static int list(struct qc_image *img, struct ubd_queue *q, struct ubd_status *ou
 		ubd_status_text(out, "id", "%s", all.items[i].id);
 		ubd_status_text(out, "name", "%s", all.items[i].name);
 		ubd_status_number(out, "size", all.items[i].size);
-		ubd_status_number(out, "time", all.items[i].seconds);
+		ubd_status_number(out, "time", get32(all.items[i].raw + SNAP_SECONDS));
 	}
 	qc_snapshots_free(&all);
 	return ret;
@@ -109,9 +109,9 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 	if (snapshot && c->count == 3 && !strcmp(job, "create"))
 		return qc_snapshot_create(img, q, c->words[2]);
 	if (snapshot && c->count == 3 && !strcmp(job, "delete"))
-		return qc_snapshot_delete(img, q, c->words[2]);
+		return qc_snapshot_use(img, q, c->words[2], false);
 	if (snapshot && c->count == 3 && !strcmp(job, "apply"))
-		return qc_snapshot_apply(img, q, c->words[2]);
+		return qc_snapshot_use(img, q, c->words[2], true);
 	if (!strcmp(verb, "resize") && c->count == 2 && !ubd_size_parse(job, &size))
 		return qc_resize(img, q, size);
 	if (!strcmp(verb, "repair") && c->count == 1)
