@@ -311,47 +311,33 @@ static void mirror_queue_close(struct ubd_queue *q, void *self)
 	clean(q, m, UINT32_MAX);
 }
 
+/* clang-format off */
 #define AT(member) offsetof(struct mirror, member)
-
 static const struct ubd_option mirror_options[] = {
-	{"leg", UBD_PATHS, AT(paths), "files or block devices", .required = true,
-	 .positional = true},
+	{"leg", UBD_PATHS, AT(paths), "files or block devices", .required = true, .positional = true},
 	{"create", UBD_BOOL, AT(create), "make a new mirror; what the legs hold is lost"},
 	{"rebuild", UBD_BOOL, AT(rebuild), "bring stale legs up to date, make new ones legs"},
 	{"degraded", UBD_BOOL, AT(degraded), "go on without legs that are not named"},
-	{"read-policy", UBD_CHOICE, AT(read_policy),
-	 "which leg is read: each in turn, or the one that was last read nearby",
+	{"read-policy", UBD_CHOICE, AT(read_policy), "which leg is read: each in turn, or the one last read nearby",
 	 .fallback = "round-robin", .choices = "round-robin|nearest"},
-	{"write-mostly", UBD_PATHS, AT(write_mostly),
-	 "a leg that is read only when there is no other"},
-	{"bitmap-chunk", UBD_SIZE, AT(chunk),
-	 "with --create: bytes that a bit stands for; 0: by size", .fallback = "0",
-	 .max = 1ull << 40},
-	{"bitmap-delay", UBD_UINT, AT(delay),
-	 "milliseconds that a region is at rest before its bit is cleared", .metavar = "MS",
-	 .fallback = "5000", .min = 1, .max = 3600000},
-	{"resync-rate", UBD_SIZE, AT(rate),
-	 "bytes per second copied to legs that lack them; 0: as fast as it goes",
+	{"write-mostly", UBD_PATHS, AT(write_mostly), "a leg that is read only when there is no other"},
+	{"bitmap-chunk", UBD_SIZE, AT(chunk), "with --create: bytes that a bit stands for; 0: by size",
+	 .fallback = "0", .max = 1ull << 40},
+	{"bitmap-delay", UBD_UINT, AT(delay), "milliseconds that a region is at rest before its bit is cleared",
+	 .metavar = "MS", .fallback = "5000", .min = 1, .max = 3600000},
+	{"resync-rate", UBD_SIZE, AT(rate), "bytes per second copied to legs that lack them; 0: no limit",
 	 .fallback = "200M"},
-	{"retry", UBD_UINT, AT(retry),
-	 "milliseconds before a leg that failed is tried again, longer each time; 0: never",
+	{"retry", UBD_UINT, AT(retry), "milliseconds before a leg that failed is tried again, longer each time; 0: never",
 	 .metavar = "MS", .fallback = "10000", .max = 3600000},
-	{"direct", UBD_CHOICE, AT(direct),
-	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
-	 .choices = "auto|on|off"},
+	{"direct", UBD_CHOICE, AT(direct), "go past the page cache (O_DIRECT); auto: where that works",
+	 .fallback = "auto", .choices = "auto|on|off"},
 	{0},
 };
 
 const struct ubd_target target_mirror = {
-	.api = UBD_TARGET_API,
-	.name = "mirror",
+	.api = UBD_TARGET_API, .name = "mirror",
 	.summary = "two or more files or block devices that hold the same (RAID-1)",
-	.options = mirror_options,
-	.size = sizeof(struct mirror),
-	.open = mirror_open,
-	.close = mirror_close,
-	.handle = mirror_handle,
-	.queue_open = mirror_queue_open,
-	.queue_close = mirror_queue_close,
-	.status = mirror_status,
+	.options = mirror_options, .size = sizeof(struct mirror), .status = mirror_status,
+	.open = mirror_open, .close = mirror_close, .handle = mirror_handle,
+	.queue_open = mirror_queue_open, .queue_close = mirror_queue_close,
 };
