@@ -112,7 +112,9 @@ static void *work(void *arg)
 		else
 			usleep(1000 *
 			       (random_next(&w->seed) % 40)); /* bits are cleared meanwhile */
+		disk_ended[w->index]++;
 	}
+	disk_ended[w->index] = UINT64_MAX;
 	return NULL;
 }
 
@@ -133,7 +135,7 @@ static void *fail_legs(void *arg)
 		usleep(1000 * (random_next(&seed) % 20));
 		seam_set_fault(leg, &slow);
 		/* Until it is back: another may not go before. */
-		usleep(20000);
+		disk_wait_for_operations(THREADS);
 		while (!over && !disk_in_sync(dev))
 			usleep(1000);
 	}

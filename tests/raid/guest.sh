@@ -246,6 +246,7 @@ for way in $ways; do
 		legs 18M 18M 18M
 		case_ "mirror, $way, $queues queues" data "$queues" "$way" mirror --create --bitmap-chunk 1M --bitmap-delay 100
 	done
+	case $way in get-data | user-copy | reg-buf) continue ;; esac # as off, as auto-buf
 	for target in stripe linear mirror; do
 		case_ "$target, $way: flush and FUA reach the disks" durable "$way" $target
 	done

@@ -205,10 +205,8 @@ for way in $ways; do
 	case_ "data in a file, $way, $queues queues" data $queues "$way" "$image"
 	queues=$((5 - queues))
 done
-case_ "data in memory, 1 queue" data 1 auto
-case_ "data in memory, 4 queues" data 4 auto
-case_ "the server is killed, user-copy" dies user-copy
-case_ "the server is killed, the best way" dies auto
+case_ "data in memory" data 4 auto
+case_ "the server is killed" dies auto
 if grep -qw btrfs /proc/filesystems || modprobe -q btrfs; then
 	case_ "btrfs in memory" btrfs auto
 	case_ "btrfs in a file" btrfs auto "$image"
