@@ -84,15 +84,25 @@ filesystem() { # WAY MKFS FSCK
 	[ "$(du -m "$image" | cut -f1)" -lt 60 ]
 }
 
-dies() { # WAY
+# What was answered is there again, flushed or not: the machine has not lost power.
+dies() { # WAY RECOVERY
 	rm -f "$image"
 	qemu-img create -q -f qcow2 "$image" 24M
-	add --zero-copy="$1" qcow2 "$image"
+	add --zero-copy="$1" --recovery "$2" --queues 2 qcow2 "$image"
+	server=$(pgrep -x ubd)
 	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
-	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
-	kill -9 "$(pgrep -x ubd)"
+	dd if="$scratch/some" of="$dev" bs=64k oflag=direct status=none
+	fio --output="$scratch/fio" --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
+		--bs=4k --iodepth=16 --offset=8m --size=16m --time_based --runtime=60 2>/dev/null &
+	load=$!
+	sleep 1
+	kill -9 "$server"
+	sleep 0.5
+	# With reissue the load waits for another server.
+	[ "$2" = none ] || kill -0 $load
 	timeout 60 ubd del "$id" --force || timeout 60 ubd del "$id"
-	sound
+	wait $load || :
+	sound || [ $? -eq 3 ] # leaks
 	add --zero-copy="$1" qcow2 "$image"
 	cmp -n 8388608 "$dev" "$scratch/some"
 	ubd del "$id"
@@ -159,7 +169,10 @@ done
 check "512-byte clusters, 4 queues" data 4 auto cluster_size=512
 check "preallocated, 3 queues" data 3 auto preallocation=metadata
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
-check "the server is killed" dies auto
+for way in $ways; do
+	check "the server is killed, $way" dies "$way" none
+done
+check "the server is killed, its I/O waits" dies auto reissue
 check "snapshots and sizes of a disk in use" commands
 check "encrypted images are refused" refused
 check "nothing is left" nothing_left
