@@ -88,10 +88,11 @@ int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 
 int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned failed, int err)
 {
+	bool others;
+
 	ubd_mutex_lock(q, &m->lock);
-	if (m->rec.in_sync & good)
-		err = 0;
-	failed &= err ? 0 : m->rec.active;
+	others = m->rec.in_sync & good;
+	failed &= others ? m->rec.active : 0;
 	m->rec.active &= ~failed;
 	m->rec.in_sync &= ~failed;
 	if (failed)
@@ -100,10 +101,11 @@ int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned fai
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, failed)
 		ubd_device_notice(m->dev,
-				  "%s failed and is left out of the mirror; the I/O goes on with "
-				  "%d in sync",
-				  m->leg[i]->path, __builtin_popcount(m->rec.in_sync));
-	return err;
+				  "%s failed (%s) and is left out of the mirror; the I/O goes on "
+				  "with %d in sync",
+				  m->leg[i]->path, strerror(-err),
+				  __builtin_popcount(m->rec.in_sync));
+	return others ? 0 : err;
 }
 
 void region_mark(struct mirror *m, uint64_t nr, bool sync)

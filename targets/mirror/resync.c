@@ -66,9 +66,10 @@ static int copy(struct ubd_queue *q, struct mirror *m)
 	if (!ret)
 		ret = commit(q, m, m->dropped);
 	told = m->rec.active & ~(m->differ ? source : m->rec.in_sync);
-	if (ret || !legs_each(q, told, copy_to, m, &lost))
+	if (ret)
 		return ret;
-	return drop_legs(q, m, source | (told & ~(unsigned)lost), (unsigned)lost, -EIO);
+	ret = legs_each(q, told, copy_to, m, &lost);
+	return ret ? drop_legs(q, m, source | (told & ~(unsigned)lost), (unsigned)lost, ret) : 0;
 }
 
 /* The region to copy from, at m->pos; with the lock. */
