@@ -128,6 +128,7 @@ struct ubd_limits {
 	uint32_t max_open_zones;   /* zones; 0: no limit */
 	uint32_t max_active_zones; /* zones; 0: no limit */
 	uint32_t max_zone_append;  /* largest ZONE_APPEND; default max_io */
+	unsigned max_queues;	   /* fewer than the user asked for; 0: as asked */
 };
 
 /* No limit of its own: the library reduces this to what the kernel takes. */
@@ -150,7 +151,7 @@ void ubd_device_notice(struct ubd_device *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* The user asked for a read-only device: open the backing so. */
 bool ubd_device_read_only(const struct ubd_device *dev);
-/* Number of queues, fixed before open(). */
+/* Number of queues: as asked for during open(), then as there are. */
 unsigned ubd_device_queues(const struct ubd_device *dev);
 /*
  * Let the queues use fd without the per-I/O cost of looking it up (io_uring registered files).
@@ -251,12 +252,12 @@ int ubd_io_untouched(struct ubd_io *io);
 /*
  * The request's data as memory, io->length bytes, aligned to 4096: of a WRITE its bytes, of a READ
  * room to fill (what is not filled reads as zeroes). Valid until handle() returns. NULL: out of
- * memory or the kernel refused. Costs a copy. [awaits]
+ * memory or the kernel refused. Costs a copy.
  */
 void *ubd_io_data(struct ubd_io *io);
 /*
- * Copy len bytes of a WRITE at offset `at` to dst (get), or of src into a READ (put).
- * Returns len or -errno. [awaits]
+ * Copy len bytes of a WRITE at offset `at` to dst (get), or of src into a READ (put), at once:
+ * other coroutines do not run meanwhile. Returns len or -errno.
  */
 int ubd_io_get(struct ubd_io *io, uint32_t at, void *dst, uint32_t len);
 int ubd_io_put(struct ubd_io *io, uint32_t at, const void *src, uint32_t len);
