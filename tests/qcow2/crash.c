@@ -3,7 +3,7 @@
  * Power loss at every point: run a load on an image, record what its files are told, and check
  * what may be left of them for every moment and in several ways.
  *
- *   crash IMAGE WORK SEED OPERATIONS WAYS STEP [data-file=PATH] [snapshots=yes]
+ *   crash IMAGE WORK SEED OPERATIONS WAYS STEP [data-file=PATH] [snapshots=yes] [resize=yes]
  *
  * Every STEP-th moment is tried. For each state qemu-img check must find nothing but leaks, the
  * contents must hold everything flushed, and our own server must put the image in order.
@@ -50,7 +50,7 @@ static struct {
 static _Atomic unsigned nr_flushes;
 static struct ubd_device *dev;
 static _Atomic uint64_t tags;
-static bool with_snapshots;
+static bool with_snapshots, with_resize;
 static uint64_t *saved; /* tags of the snapshot */
 
 static struct told *tell(uint64_t sector, uint64_t tag, uint64_t start)
@@ -328,11 +328,43 @@ static void check_state(const struct subject *files, const char *const *copies, 
 		die("%s: damaged after we opened it: qemu-img check says %d", what, status);
 }
 
+/* What lies in the first nr_sectors must stay, whatever the size. */
+static void resize(uint64_t to)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)to * SECTOR);
+	if (disk_command(dev, "resize", text, NULL))
+		die("resize: %s", ubd_device_error(dev));
+}
+
+static void put_under_load(unsigned operations, uint64_t *seed)
+{
+	struct worker w[THREADS];
+
+	for (unsigned round = 0; round < 6; round++) {
+		for (unsigned i = 0; i < THREADS; i++) {
+			w[i] = (struct worker){.index = i,
+					       .operations = operations / 6 / THREADS,
+					       .seed = random_next(seed)};
+			pthread_create(&w[i].thread, NULL, work, &w[i]);
+		}
+		for (unsigned i = 0; i < THREADS; i++)
+			pthread_join(w[i].thread, NULL);
+		if (with_resize)
+			resize(round % 2 ? nr_sectors : nr_sectors * 2 + 7);
+		if (with_snapshots) {
+			use_snapshots(round);
+			if (round % 3 == 0)
+				take_tags();
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct disk_options o = {.queues = THREADS, .journal = "off"};
 	static struct subject files[2];
-	struct worker w[THREADS];
 	char copy[2][512], error[512];
 	const char *copies[2] = {copy[0], NULL};
 	uint64_t seed, end, states = 0;
@@ -350,6 +382,7 @@ int main(int argc, char **argv)
 		if (!strncmp(argv[i], "data-file=", 10))
 			files[1].path = realpath(argv[i] + 10, NULL);
 		with_snapshots |= !strcmp(argv[i], "snapshots=yes");
+		with_resize |= !strcmp(argv[i], "resize=yes");
 	}
 	snprintf(copy[0], sizeof(copy[0]), "%s/state", argv[2]);
 	snprintf(copy[1], sizeof(copy[1]), "%s/state-data", argv[2]);
@@ -368,21 +401,7 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < nr_sectors; i += 8)
 		ubd_local_io(dev, 0, UBD_READ, 0, i * SECTOR, initial + i * SECTOR,
 			     (nr_sectors - i < 8 ? (uint32_t)(nr_sectors - i) : 8) * SECTOR);
-	for (unsigned round = 0; round < 6; round++) {
-		for (unsigned i = 0; i < THREADS; i++) {
-			w[i] = (struct worker){.index = i,
-					       .operations = operations / 6 / THREADS,
-					       .seed = random_next(&seed)};
-			pthread_create(&w[i].thread, NULL, work, &w[i]);
-		}
-		for (unsigned i = 0; i < THREADS; i++)
-			pthread_join(w[i].thread, NULL);
-		if (with_snapshots) {
-			use_snapshots(round);
-			if (round % 3 == 0)
-				take_tags();
-		}
-	}
+	put_under_load(operations, &seed);
 	if (disk_close(dev))
 		die("the device did not end well");
 	record_end();

@@ -110,6 +110,24 @@ dies() { # WAY RECOVERY
 	rm -f "$scratch/some"
 }
 
+# Who says nonsense to a server, or nothing, disturbs nobody.
+nonsense() { # SOCKET
+	python3 -c '
+import socket, sys
+for text in (b"", b"no end", b"\0" * 9, b"snapshot\0" * 3, b"x\0" * 70000, None):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(10)
+    s.connect(sys.argv[1])
+    try:
+        if text is not None:
+            s.sendall(text)
+            s.shutdown(socket.SHUT_WR)
+        assert b"error" in s.recv(4096), text
+    except (BrokenPipeError, ConnectionResetError):
+        assert len(text) > 65536, text
+' "$1"
+}
+
 # Snapshots and sizes of a disk in use.
 commands() {
 	rm -f "$image"
@@ -127,6 +145,7 @@ commands() {
 	ubd snapshot "$id" list --json | grep -c '"name"' | grep -qx 2
 	fails ubd snapshot "$id" create one 2>"$scratch/err"
 	grep -q "has a snapshot 'one' already" "$scratch/err"
+	nonsense "/run/ubd/$id.sock"
 	dd if=/dev/zero of="$dev" bs=1M count=8 oflag=direct conv=fsync status=none
 	ubd snapshot "$id" apply one
 	cmp -n 8388608 "$dev" "$scratch/first"
