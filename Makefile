@@ -49,7 +49,7 @@ check: build setup-test
 	@tests/run
 
 bench: build setup-test
-	@$(if $(filter raid,$(ONLY)),tests/raid/bench,bench/run $(if $(ONLY),--only $(ONLY)))
+	@$(if $(filter nbd raid qcow2,$(ONLY)),tests/$(ONLY)/bench,bench/run $(if $(ONLY),--only $(ONLY)))
 
 driver:
 	@driver/build $(KERNEL)
@@ -65,7 +65,9 @@ check-driver: setup-test
 
 check-targets: build setup-test
 	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear, mirror or zoned' >&2; exit 2; }
-	@case '$(ONLY)' in stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' ;; \
+	@case '$(ONLY)' in \
+		stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' && tests/run --jobs 1 'raid-$(ONLY)-*' ;; \
+		zoned) tests/zoned/run --full && tests/run --jobs 1 zoned-tsan 'zoned-[67]*' ;; \
 		*) tests/$(ONLY)/run --full ;; esac
 
 check-zero-copy: build setup-test

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "command.h"
 #include "json.h"
 #include "notify.h"
 #include "say.h"
@@ -31,6 +32,7 @@ struct server {
 	int report_fd;
 	pthread_t watcher;
 	sigset_t signals;
+	struct command_server commands;
 
 	pthread_mutex_t lock; /* for what follows */
 	bool started;
@@ -126,8 +128,7 @@ static int announce(struct server *s)
 
 	if (!ret) {
 		page = state_stats_create(id);
-		if (!page)
-			ret = -errno;
+		ret = page ? command_server_start(&s->commands, s->dev) : -errno;
 	}
 	if (ret) {
 		why = say_format("cannot write the state of %s: %s", ubd_device_path(s->dev),
@@ -321,6 +322,7 @@ static int serve(struct server *s)
 		}
 	}
 	notify_manager("STOPPING=1");
+	command_server_stop(&s->commands);
 	end_watching(s);
 	/* While the number is still ours: whoever gets it next writes files of the same name. */
 	if (!interrupted)
@@ -335,6 +337,7 @@ int server_run(const struct add_request *request, struct ubd_device *dev, int re
 		.dev = dev,
 		.report_fd = report_fd,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.commands = {.fd = -1},
 	};
 	int ret = start_watching(&s), code = EXIT_FAILED;
 

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -105,7 +107,7 @@ json_object *state_read(unsigned id)
 
 void state_remove(unsigned id)
 {
-	static const char *const suffixes[] = {"json", "stats"};
+	static const char *const suffixes[] = {"json", "stats", "sock"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
 		char *name = file(id, suffixes[i]);
@@ -137,6 +139,44 @@ void state_each(void (*fn)(unsigned id, void *arg), void *arg)
 	}
 	if (d)
 		closedir(d);
+}
+
+/* ---- The socket --------------------------------------------------------------------------- */
+
+/* By way of the open directory: its path may be too long for an address. */
+static int open_socket(unsigned id, bool listening)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int d = open(dir(), O_PATH | O_DIRECTORY | O_CLOEXEC), ret = -1;
+
+	if (fd >= 0 && d >= 0) {
+		snprintf(a.sun_path, sizeof(a.sun_path), "/proc/self/fd/%d/%u.sock", d, id);
+		if (!listening) {
+			ret = connect(fd, (struct sockaddr *)&a, sizeof(a));
+		} else {
+			unlink(a.sun_path); /* of an earlier device */
+			ret = bind(fd, (struct sockaddr *)&a, sizeof(a));
+			ret = ret ? ret : chmod(a.sun_path, 0600);
+			ret = ret ? ret : listen(fd, 8);
+		}
+	}
+	ret = ret < 0 ? -errno : fd;
+	if (d >= 0)
+		close(d);
+	if (ret < 0 && fd >= 0)
+		close(fd);
+	return ret;
+}
+
+int state_listen(unsigned id)
+{
+	return open_socket(id, true);
+}
+
+int state_connect(unsigned id)
+{
+	return open_socket(id, false);
 }
 
 /* ---- Counters ----------------------------------------------------------------------------- */

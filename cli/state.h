@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a server leaves for others to read: RUN/N.json says what device N is and who serves it,
- * RUN/N.stats what it did. RUN is $UBD_RUN_DIR, or /run/ubd, or $XDG_RUNTIME_DIR/ubd of an ordinary
- * user.
+ * RUN/N.stats what it did, and at RUN/N.sock it takes commands. RUN is $UBD_RUN_DIR, or /run/ubd,
+ * or $XDG_RUNTIME_DIR/ubd of an ordinary user.
  */
 #ifndef CLI_STATE_H
 #define CLI_STATE_H
@@ -21,12 +21,16 @@ const char *state_dir_make(const char **why);
 int state_write(unsigned id, json_object *doc);
 /* NULL: there is none, or none that can be read. To be released by json_object_put(). */
 json_object *state_read(unsigned id);
-/* Both files; it does not matter if they are gone. */
+/* All its files; it does not matter if they are gone. */
 void state_remove(unsigned id);
 /* The server named in a state: false when it has ended. */
 bool state_server(const json_object *doc, struct process *server);
 /* Call fn for the id of every state file. */
 void state_each(void (*fn)(unsigned id, void *arg), void *arg);
+
+/* The socket of device id: a new one to listen at, or one that reaches its server. -errno. */
+int state_listen(unsigned id);
+int state_connect(unsigned id);
 
 /* The counters of a running server: a shared page of this form. */
 struct state_stats {

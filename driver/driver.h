@@ -152,6 +152,7 @@ struct ublk_queue {
  * @UBLK_DEV_QUIESCED: no server; I/O waits
  * @UBLK_DEV_FAILING: no server; I/O fails
  * @UBLK_DEV_STOPPED: had a disk, has none any more
+ * @UBLK_DEV_NR_STATES: how many there are
  */
 enum ublk_dev_state {
 	UBLK_DEV_NEW,

@@ -109,6 +109,7 @@ void ublk_slot_ready(struct ublk_queue *q, u16 tag)
 {
 	struct ublk_device *ub = q->ub;
 
+	/* Whoever sees ARMED sees the command and the address. */
 	smp_store_release(&q->slots[tag].state, UBLK_SLOT_ARMED);
 	if (!capable(CAP_SYS_ADMIN))
 		set_bit(UBLK_DEV_UNTRUSTED, &ub->flags);

@@ -181,6 +181,7 @@ int ubd_queue_process(struct ubd_queue *q)
 		return q->error;
 	ret = queue_round(q, false);
 	if (q->ended) {
+		queue_refuse(q);
 		queue_close(q);
 		life_queue_ended(q);
 	} else {

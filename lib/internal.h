@@ -8,6 +8,7 @@
  *   ways.c     ways of moving it   transfer.c  moving a request's data
  *   option.c   target options      splice.c    moving it through a pipe
  *   ctrl.c     control commands    await.c     the target's own I/O
+ *   local.c    requests from here  command.c   commands from elsewhere
  *
  * Everything in struct queue belongs to the queue's thread unless said otherwise.
  */
@@ -99,6 +100,12 @@ struct way {
 
 extern const struct way ways[UBD_ZC_MAX];
 
+/* Where a target's items go: status(), and the answer of a command. */
+struct ubd_status {
+	ubd_status_fn *fn;
+	void *arg;
+};
+
 /* ---- Queues -------------------------------------------------------------------------------- */
 
 #define CACHE_LINE 64
@@ -150,6 +157,7 @@ struct ubd_queue {
 	_Alignas(CACHE_LINE) pthread_mutex_t remote_lock;
 	struct ubd_waiter *remote;
 	struct local_request *local_head, *local_tail;
+	struct command *command;
 	bool stop_wanted;
 
 	pthread_t thread;
@@ -237,6 +245,8 @@ int queue_round(struct ubd_queue *q, bool wait);
 /* Submit what the last round prepared, for callers that will not come back by themselves. */
 void queue_flush(struct ubd_queue *q);
 void *queue_thread(void *arg);
+/* It has ended: nothing from other threads is taken any more. */
+void queue_refuse(struct ubd_queue *q);
 /* An SQE, zeroed, in a batch to be submitted later; never NULL on a queue that is not broken. */
 struct io_uring_sqe *queue_sqe(struct ubd_queue *q);
 /* Finish it: who gets the completion. May replace it by one that fails, for tests. */
@@ -286,6 +296,10 @@ void splice_close(struct ubd_queue *q);
 /* local.c */
 void local_drain(struct ubd_queue *q);
 void local_done(struct ubd_queue *q, struct tag *t);
+
+/* command.c */
+/* Start the command that another thread has left, or refuse it when the queue is ending. */
+void command_drain(struct ubd_queue *q);
 
 /* offload.c */
 struct offload *offload_new(void);

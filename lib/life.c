@@ -36,6 +36,8 @@ static int open_target(struct ubd_device *dev)
 		return device_fail(dev, ret, "target %s cannot open: %s", dev->target->name,
 				   strerror(-ret));
 	dev->target_open = true;
+	if (dev->limits.max_queues)
+		dev->cfg.queues = MIN(dev->cfg.queues, dev->limits.max_queues);
 	return params_check(dev);
 }
 

@@ -165,6 +165,7 @@ static void woken(struct ubd_queue *q, struct sink *sink, int res)
 	if (stop)
 		q->stopping = q->forced = true;
 	local_drain(q);
+	command_drain(q);
 	if (res < 0 && res != -EINTR && res != -EAGAIN)
 		queue_break(q, res);
 	else
@@ -491,6 +492,16 @@ void queue_flush(struct ubd_queue *q)
 	}
 }
 
+void queue_refuse(struct ubd_queue *q)
+{
+	q->stopping = true;
+	pthread_mutex_lock(&q->remote_lock);
+	q->stop_wanted = true;
+	pthread_mutex_unlock(&q->remote_lock);
+	local_drain(q);
+	command_drain(q);
+}
+
 void *queue_thread(void *arg)
 {
 	struct ubd_queue *q = arg;
@@ -506,11 +517,7 @@ void *queue_thread(void *arg)
 
 	while (!ret && !q->ended)
 		queue_round(q, true);
-	q->stopping = true;
-	pthread_mutex_lock(&q->remote_lock);
-	q->stop_wanted = true;
-	pthread_mutex_unlock(&q->remote_lock);
-	local_drain(q);
+	queue_refuse(q);
 	queue_close(q);
 	life_queue_ended(q);
 	return NULL;

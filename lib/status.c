@@ -7,11 +7,6 @@
 
 #define TEXT_SIZE 512
 
-struct ubd_status {
-	ubd_status_fn *fn;
-	void *arg;
-};
-
 void ubd_status_number(struct ubd_status *out, const char *name, uint64_t value)
 {
 	out->fn(out->arg, name, NULL, value);

@@ -154,10 +154,9 @@ typedef struct request *ublk_rq_list_t;
 #define UBLK_HAVE_INTEGRITY
 #endif
 
-/**
- * struct ublk_limits - what a device's parameters mean for its request queue
- *
- * Filled in by params.c in the block layer's units; compat/disk.c gives it to the kernel.
+/*
+ * What a device's parameters mean for its request queue: filled in by params.c in the block
+ * layer's units, given to the kernel by compat/disk.c.
  */
 struct ublk_limits {
 	u32 logical_block;

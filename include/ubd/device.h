@@ -143,6 +143,15 @@ void ubd_device_stats(const struct ubd_device *dev, struct ubd_stats *stats);
 typedef void ubd_status_fn(void *arg, const char *name, const char *text, uint64_t number);
 void ubd_device_status(const struct ubd_device *dev, ubd_status_fn *fn, void *arg);
 
+/*
+ * Have the target carry out a command; fn gets the items of its answer, on a queue's thread, and
+ * one whose name was there before begins a new record. Any thread but the queues' own, one command
+ * at a time, from a successful start until the device is freed. Blocks. 0, or -errno, then with
+ * ubd_device_error(): -EOPNOTSUPP: not a command of this target, -ENODEV: the device is ending.
+ */
+int ubd_device_command(struct ubd_device *dev, const char *const *words, unsigned count,
+		       ubd_status_fn *fn, void *arg);
+
 /* ---- Targets by name ---------------------------------------------------------------------- */
 
 /* The targets built in, in name order; ends with NULL. */

@@ -33,7 +33,14 @@ struct ubd_status;
 
 struct ubd_io;
 
-#define UBD_TARGET_API 2
+/* A command to a running target; all of it is valid until command() returns. */
+struct ubd_command {
+	const char *const *words; /* what to do, and with what */
+	unsigned count;
+	struct ubd_status *answer; /* for ubd_status_number(), ubd_status_text() */
+};
+
+#define UBD_TARGET_API 3
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
@@ -76,6 +83,12 @@ struct ubd_target {
 	 * `ubd info`. Any thread, while the queues run; must neither block nor await.
 	 */
 	void (*status)(void *self, struct ubd_status *out);
+	/*
+	 * From api 3: carry out a command of the target's own, as `ubd snapshot` and `ubd resize`
+	 * send them, on a coroutine of the first queue beside its requests; one at a time. 0, or
+	 * -errno, then with a sentence by ubd_device_fail().
+	 */
+	int (*command)(struct ubd_queue *q, void *self, const struct ubd_command *c);
 };
 
 /*
@@ -115,6 +128,7 @@ struct ubd_limits {
 	uint32_t max_open_zones;   /* zones; 0: no limit */
 	uint32_t max_active_zones; /* zones; 0: no limit */
 	uint32_t max_zone_append;  /* largest ZONE_APPEND; default max_io */
+	unsigned max_queues;	   /* fewer than the user asked for; 0: as asked */
 };
 
 /* No limit of its own: the library reduces this to what the kernel takes. */
@@ -137,7 +151,7 @@ void ubd_device_notice(struct ubd_device *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* The user asked for a read-only device: open the backing so. */
 bool ubd_device_read_only(const struct ubd_device *dev);
-/* Number of queues, fixed before open(). */
+/* Number of queues: as asked for during open(), then as there are. */
 unsigned ubd_device_queues(const struct ubd_device *dev);
 /*
  * Let the queues use fd without the per-I/O cost of looking it up (io_uring registered files).
@@ -145,8 +159,8 @@ unsigned ubd_device_queues(const struct ubd_device *dev);
  */
 int ubd_device_add_fd(struct ubd_device *dev, int fd);
 /*
- * For status(): one item, a number or a line of text. Names are lower-case words with _ between
- * them, the same from call to call; both strings are copied.
+ * For status() and command(): one item, a number or a line of text. Names are lower-case words with
+ * _ between them, the same from call to call; both strings are copied.
  */
 void ubd_status_number(struct ubd_status *out, const char *name, uint64_t value);
 void ubd_status_text(struct ubd_status *out, const char *name, const char *fmt, ...)
@@ -238,12 +252,12 @@ int ubd_io_untouched(struct ubd_io *io);
 /*
  * The request's data as memory, io->length bytes, aligned to 4096: of a WRITE its bytes, of a READ
  * room to fill (what is not filled reads as zeroes). Valid until handle() returns. NULL: out of
- * memory or the kernel refused. Costs a copy. [awaits]
+ * memory or the kernel refused. Costs a copy.
  */
 void *ubd_io_data(struct ubd_io *io);
 /*
- * Copy len bytes of a WRITE at offset `at` to dst (get), or of src into a READ (put).
- * Returns len or -errno. [awaits]
+ * Copy len bytes of a WRITE at offset `at` to dst (get), or of src into a READ (put), at once:
+ * other coroutines do not run meanwhile. Returns len or -errno.
  */
 int ubd_io_get(struct ubd_io *io, uint32_t at, void *dst, uint32_t len);
 int ubd_io_put(struct ubd_io *io, uint32_t at, const void *src, uint32_t len);

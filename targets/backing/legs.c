@@ -139,6 +139,7 @@ void legs_limits(const struct backing *leg, unsigned count, struct ubd_limits *a
 struct round {
 	legs_call *fn;
 	void *arg;
+	uint64_t failed;
 	unsigned left;
 	int ret;
 	struct ubd_cond done;
@@ -155,13 +156,14 @@ static void take_turn(struct ubd_queue *q, void *arg)
 	struct round *r = t->round;
 	int ret = r->fn(q, t->leg, r->arg);
 
+	r->failed |= (uint64_t)(ret < 0) << t->leg;
 	if (ret < 0 && !r->ret)
 		r->ret = ret;
-	if (!--r->left)
+	if (!--r->left && q)
 		ubd_cond_wake_one(q, &r->done);
 }
 
-int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg)
+int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg, uint64_t *failed)
 {
 	struct round r = {.fn = fn, .arg = arg, .left = (unsigned)__builtin_popcountll(mask)};
 	struct turn turns[LEGS_MAX];
@@ -171,11 +173,13 @@ int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg)
 
 		turns[i] = (struct turn){&r, i};
 		/* The last one here, and those for which there is no memory. */
-		if (!(mask & (mask - 1)) || ubd_spawn(q, take_turn, &turns[i]))
+		if (!q || !(mask & (mask - 1)) || ubd_spawn(q, take_turn, &turns[i]))
 			take_turn(q, &turns[i]);
 	}
 	while (r.left)
 		ubd_cond_wait(q, &r.done, NULL);
+	if (failed)
+		*failed = r.failed;
 	return r.ret;
 }
 
@@ -202,5 +206,5 @@ int legs_apply(const struct legs *l, const struct ubd_io *io, const struct leg_r
 	for (unsigned i = 0; i < l->count; i++)
 		if (range[i].len || !by_range)
 			mask |= 1ull << i;
-	return legs_each(io->queue, mask, apply, &a);
+	return legs_each(io->queue, mask, apply, &a, NULL);
 }

@@ -36,9 +36,12 @@ void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size
 /* Limits that suit all legs; .size is left out. */
 void legs_limits(const struct backing *leg, unsigned count, struct ubd_limits *all);
 
-/* Call fn for the legs in mask, all at the same time; the first error or 0. [awaits] */
+/*
+ * Call fn for the legs in mask, all at the same time; without a queue one after the other. The
+ * first error or 0; *failed, where it is not NULL, gets the legs that had one. [awaits]
+ */
 typedef int legs_call(struct ubd_queue *q, unsigned i, void *arg);
-int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg);
+int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg, uint64_t *failed);
 /* A request that moves no data: FLUSH of all, or range[i] of leg i where not empty. [awaits] */
 int legs_apply(const struct legs *l, const struct ubd_io *io, const struct leg_range *range);
 

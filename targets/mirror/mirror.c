@@ -13,253 +13,194 @@
 
 enum { ROUND_ROBIN, NEAREST };
 
+/* The regions that a request touches. */
+#define for_each_region(r, m, io)                        \
+	for (uint64_t r = (io)->offset / (m)->rec.chunk; \
+	     r * (m)->rec.chunk < (io)->offset + (io)->length; r++)
+
+static struct ubd_transfer transfer(const struct mirror *m, const struct ubd_io *io, unsigned leg)
+{
+	return backing_transfer(m->leg[leg], io, 0, io->length, io->offset);
+}
+
 /* ---- Reading ------------------------------------------------------------------------------- */
-
-static unsigned nth_bit(unsigned mask, unsigned n)
-{
-	while (n--)
-		mask &= mask - 1;
-	return (unsigned)__builtin_ctz(mask);
-}
-
-static unsigned nearest(const struct mirror *m, unsigned mask, uint64_t offset)
-{
-	uint64_t least = UINT64_MAX;
-	unsigned best = 0;
-
-	for (; mask; mask &= mask - 1) {
-		unsigned i = (unsigned)__builtin_ctz(mask);
-		uint64_t head = m->head[i], far = head > offset ? head - offset : offset - head;
-
-		if (far < least) {
-			least = far;
-			best = i;
-		}
-	}
-	return best;
-}
 
 static bool legs_differ(struct mirror *m, const struct ubd_io *io)
 {
-	uint64_t last = (io->offset + io->length - 1) / m->super.chunk;
 	bool differ = false;
 
-	if (!m->nr_differ)
+	if (!m->differ)
 		return false;
 	ubd_mutex_lock(io->queue, &m->lock);
-	for (uint64_t r = io->offset / m->super.chunk; r <= last; r++)
-		differ = differ || m->region[r].flags & R_DIFFER;
+	for_each_region(r, m, io)
+		differ = differ || m->region[r].sync;
 	ubd_mutex_unlock(io->queue, &m->lock);
 	return differ;
 }
 
 static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 {
-	unsigned i;
+	uint64_t least = UINT64_MAX;
+	unsigned best = 0, turn;
 
 	if (legs_differ(m, io))
 		return (unsigned)__builtin_ctz(mask);
 	if (mask & ~m->slow)
 		mask &= ~m->slow;
-	if (m->read_policy == NEAREST)
-		i = nearest(m, mask, io->offset);
-	else
-		i = nth_bit(mask, m->next_read++ % (unsigned)__builtin_popcount(mask));
-	m->head[i] = io->offset + io->length;
-	return i;
+	turn = m->next_read++ % (unsigned)__builtin_popcount(mask);
+	for_each_leg(i, mask) {
+		uint64_t head = m->head[i], far = turn--; /* 0 for the one whose turn it is */
+
+		if (m->read_policy == NEAREST)
+			far = head > io->offset ? head - io->offset : io->offset - head;
+		if (far < least) {
+			least = far;
+			best = i;
+		}
+	}
+	m->head[best] = io->offset + io->length;
+	return best;
 }
 
 /* Its bytes come from another leg; one that has too many of these is left out. */
 static void read_failed(struct ubd_queue *q, struct mirror *m, unsigned i, int err)
 {
-	bool enough, first;
+	unsigned n = ++m->read_errors[i];
 
-	ubd_mutex_lock(q, &m->lock);
-	first = !m->read_errors[i];
-	enough = ++m->read_errors[i] >= READ_ERRORS;
-	ubd_mutex_unlock(q, &m->lock);
-	if (first)
+	if (n == 1)
 		ubd_device_notice(m->dev,
 				  "%s cannot be read (%s): another leg is, where there is one",
 				  m->leg[i]->path, strerror(-err));
-	if (enough && !legs_failed(q, m, m->in_sync & ~(1u << i), 1u << i, err))
-		super_commit(q, m);
+	if (n >= READ_ERRORS)
+		drop_legs(q, m, ~(1u << i), 1u << i, err);
 }
 
 static int mirror_read(struct ubd_io *io, struct mirror *m)
 {
-	unsigned tried = 0, left;
-	int ret = -EIO, err = 0;
+	unsigned tried = 0, left, i;
+	struct ubd_transfer t;
+	int ret = -EIO, err;
 
-	while ((left = m->in_sync & ~tried)) {
-		unsigned i = choose(m, io, left);
-		struct ubd_transfer t = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
-
+	while ((left = m->rec.in_sync & ~tried)) {
+		i = choose(m, io, left);
+		t = transfer(m, io, i);
 		ret = ubd_io_transfer(io, &t, 1);
-		if (ret >= 0) {
-			/* Where legs differ, what has been read must stay: from this leg. */
-			if (tried && legs_differ(m, io))
-				err = source_failed(io->queue, m, tried, 1u << i);
-			return err ? err : ret;
-		}
+		if (ret >= 0)
+			break;
 		tried |= 1u << i;
 		read_failed(io->queue, m, i, ret);
 	}
-	return ret;
+	if (ret < 0 || !tried || !legs_differ(m, io))
+		return ret;
+	/* Where legs differ, what has been read must stay: from this leg. */
+	err = drop_legs(io->queue, m, 1u << i, tried, -EIO);
+	if (!err)
+		err = commit(io->queue, m, m->dropped);
+	return err ? err : ret;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
-struct write {
-	struct mirror *m;
-	struct ubd_io *io;
-	uint64_t first, last; /* regions */
-	unsigned failed;
-	int err;
-};
-
 /* Count as a writer of the regions; their bits are durable when this returns 0. */
-static int begin(struct write *w)
+static int begin(const struct ubd_io *io, struct mirror *m)
 {
-	struct ubd_queue *q = w->io->queue;
-	struct mirror *m = w->m;
-	bool durable = true;
+	uint64_t want = 0;
 
-	ubd_mutex_lock(q, &m->lock);
-	for (uint64_t i = w->first; i <= w->last; i++) {
+	ubd_mutex_lock(io->queue, &m->lock);
+	for_each_region(i, m, io) {
 		struct region *r = &m->region[i];
-		const struct progress *p = &m->page[i / PAGE_BITS];
 
 		while (m->copying == i + 1)
-			ubd_cond_wait(q, &m->turn, &m->lock);
+			ubd_cond_wait(io->queue, &m->turn, &m->lock);
 		r->writers++;
-		if (!(r->flags & R_DIRTY)) {
-			map_set(m, i, true);
-			m->nr_dirty++;
-		}
-		r->flags |= R_DIRTY | R_USED;
-		durable = durable && p->durable == p->changed;
+		region_mark(m, i, false);
+		want = r->since > want ? r->since : want;
 	}
-	ubd_mutex_unlock(q, &m->lock);
-	return durable ? 0 : map_commit(q, m, w->first / PAGE_BITS, w->last / PAGE_BITS);
+	ubd_mutex_unlock(io->queue, &m->lock);
+	return commit(io->queue, m, want);
 }
 
-/* After an error nobody knows what each leg holds: copy it. */
-static void mark_different(const struct write *w)
+/*
+ * After an error nobody knows what each leg holds: copy it. Before the answer, that a leg is out
+ * has been noted on the others.
+ */
+static int end(const struct ubd_io *io, struct mirror *m, int ret)
 {
-	ubd_mutex_lock(w->io->queue, &w->m->lock);
-	for (uint64_t i = w->first; i <= w->last; i++)
-		region_sync(w->m, i, R_SYNC | R_DIFFER);
-	w->m->cursor_at = 0;
-	ubd_mutex_unlock(w->io->queue, &w->m->lock);
-}
+	int err;
 
-/* Before the answer: that a leg is out has been noted on the others. */
-static int end(struct write *w, int ret)
-{
-	struct ubd_queue *q = w->io->queue;
-	struct mirror *m = w->m;
-	bool noted;
-	int err = 0;
-
-	if (ret < 0)
-		mark_different(w);
-	ubd_mutex_lock(q, &m->lock);
-	for (uint64_t i = w->first; i <= w->last; i++)
+	ubd_mutex_lock(io->queue, &m->lock);
+	for_each_region(i, m, io) {
 		m->region[i].writers--;
-	noted = m->saved.durable == m->saved.changed;
+		m->region[i].used = m->round;
+		if (ret < 0)
+			region_mark(m, i, true);
+	}
+	if (ret < 0) {
+		m->differ = true;
+		m->pos = 0;
+	}
 	if (m->copying)
-		ubd_cond_wake_all(q, &m->turn);
-	if (m->idle)
-		ubd_cond_wake_one(q, &m->work);
-	ubd_mutex_unlock(q, &m->lock);
-	if (!noted && ret >= 0)
-		err = super_commit(q, m);
-	if (err)
-		mark_different(w);
+		ubd_cond_wake_all(io->queue, &m->turn);
+	ubd_cond_wake_one(io->queue, &m->work);
+	ubd_mutex_unlock(io->queue, &m->lock);
+	err = ret < 0 ? ret : commit(io->queue, m, m->dropped);
 	return err ? err : ret;
 }
 
-static void note(struct write *w, unsigned i, int ret)
+struct write {
+	struct mirror *m;
+	struct ubd_io *io;
+};
+
+static int write_leg(struct ubd_queue *q, unsigned i, void *arg)
 {
-	if (ret < 0) {
-		w->failed |= 1u << i;
-		w->err = ret;
-	}
-}
+	const struct write *w = arg;
+	struct ubd_transfer t = transfer(w->m, w->io, i);
+	struct ubd_io zero = *w->io;
 
-static void write_data(struct write *w, unsigned mask)
-{
-	struct ubd_transfer t[MIRROR_LEGS];
-	unsigned n = 0;
-
-	for (unsigned left = mask; left; left &= left - 1)
-		t[n++] = backing_transfer(w->m->leg[__builtin_ctz(left)], w->io, 0, w->io->length,
-					  w->io->offset);
-	if (ubd_io_transfer(w->io, t, n) >= 0)
-		return;
-	/* Whose fault was it? One at a time. */
-	for (unsigned i = 0; i < n; i++)
-		note(w, nth_bit(mask, i), ubd_io_transfer(w->io, &t[i], 1));
-}
-
-/* Discarded bytes read as zeroes, so that the legs agree on them. */
-static int zero_leg(struct ubd_queue *q, unsigned i, void *arg)
-{
-	struct write *w = arg;
-	const struct ubd_io *io = w->io;
-	const struct backing *b = w->m->leg[i];
-	int ret = backing_zero(b, q, io->offset, io->length, !(io->flags & UBD_IO_NO_UNMAP));
-
-	if (!ret && io->flags & UBD_IO_FUA)
-		ret = backing_flush(b, q);
-	note(w, i, ret);
-	return 0;
+	(void)q;
+	if (w->io->op == UBD_WRITE)
+		return ubd_io_transfer(w->io, &t, 1);
+	/* Discarded bytes read as zeroes, so that the legs agree on them. */
+	zero.op = UBD_WRITE_ZEROES;
+	return backing_apply(w->m->leg[i], &zero, zero.offset, zero.length);
 }
 
 static int mirror_write(struct ubd_io *io, struct mirror *m)
 {
-	struct write w = {
-		.m = m,
-		.io = io,
-		.first = io->offset / m->super.chunk,
-		.last = (io->offset + io->length - 1) / m->super.chunk,
-	};
-	unsigned mask;
-	int ret;
+	bool data = io->op == UBD_WRITE;
+	struct ubd_transfer t[MIRROR_LEGS];
+	unsigned mask, n = 0;
+	uint64_t failed = 0;
+	int ret = begin(io, m);
 
-	if (!io->length)
-		return 0;
-	ret = begin(&w);
-	mask = m->active;
-	if (!ret && io->op == UBD_WRITE)
-		write_data(&w, mask);
-	else if (!ret)
-		legs_each(io->queue, mask, zero_leg, &w);
-	if (w.failed)
-		ret = w.err == -EOPNOTSUPP ? w.err
-					   : legs_failed(io->queue, m, mask, w.failed, w.err);
-	return end(&w, ret ? ret : (int)io->length);
-}
-
-static int mirror_flush(struct ubd_io *io, struct mirror *m)
-{
-	int ret = m->read_only ? 0 : legs_flush(io->queue, m, m->active);
-
-	return ret ? ret : super_commit(io->queue, m);
+	if (ret)
+		return end(io, m, ret);
+	mask = m->rec.active;
+	for_each_leg(i, mask)
+		t[n++] = transfer(m, io, i);
+	/* All at once; if some failed, whose fault was it? Then data one after the other. */
+	if (!data || ubd_io_transfer(io, t, n) < 0)
+		ret = legs_each(data ? NULL : io->queue, mask, write_leg, &(struct write){m, io},
+				&failed);
+	if (failed && ret != -EOPNOTSUPP)
+		ret = drop_legs(io->queue, m, mask & ~(unsigned)failed, (unsigned)failed, ret);
+	return end(io, m, ret ? ret : (int)io->length);
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
 {
+	struct mirror *m = self;
+
 	switch (io->op) {
 	case UBD_READ:
-		return mirror_read(io, self);
+		return mirror_read(io, m);
 	case UBD_WRITE:
 	case UBD_DISCARD:
 	case UBD_WRITE_ZEROES:
-		return mirror_write(io, self);
+		return mirror_write(io, m);
 	case UBD_FLUSH:
-		return mirror_flush(io, self);
+		return flush_legs(io->queue, m);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -267,16 +208,16 @@ static int mirror_handle(struct ubd_io *io, void *self)
 
 static void mirror_status(void *self, struct ubd_status *out)
 {
-	static const char *const words[] = {"out", "rebuilding", "in sync"};
 	const struct mirror *m = self;
 	uint64_t left = m->nr_sync, total = m->sync_total;
 
-	for (unsigned i = 0; i < m->super.legs; i++) {
-		unsigned state = atomic_load(&m->super.state[i]);
-		char name[16];
+	for (unsigned i = 0; i < m->rec.slots; i++) {
+		const char *state = m->rec.in_sync >> i & 1  ? "in sync"
+				    : m->rec.active >> i & 1 ? "rebuilding"
+							     : "out";
+		char name[] = {'l', 'e', 'g', '_', (char)('0' + i), '\0'};
 
-		snprintf(name, sizeof(name), "leg_%u", i);
-		ubd_status_text(out, name, "%s, %s", words[state],
+		ubd_status_text(out, name, "%s, %s", state,
 				m->leg[i] ? m->leg[i]->path : "not here");
 	}
 	ubd_status_number(out, "regions_dirty", m->nr_dirty);
@@ -288,41 +229,32 @@ static void mirror_status(void *self, struct ubd_status *out)
 
 /* ---- The device ---------------------------------------------------------------------------- */
 
-static void release(struct mirror *m)
-{
-	for (unsigned i = 0; i < MIRROR_LEGS; i++)
-		free(m->out[i]);
-	free(m->piece);
-	free(m->map);
-	free(m->region);
-	legs_close(&m->legs);
-}
-
-static int prepare(struct mirror *m)
-{
-	int ret = posix_memalign((void **)&m->piece, META_BLOCK, PIECE);
-
-	for (unsigned i = 0; i < MIRROR_LEGS && !ret; i++)
-		ret = posix_memalign((void **)&m->out[i], META_BLOCK, META_BLOCK);
-	return -ret;
-}
-
 /* The legs that --write-mostly names. */
 static int find_slow(struct mirror *m)
 {
 	for (size_t k = 0; k < m->write_mostly.count; k++) {
 		unsigned i = 0;
 
-		while (i < m->super.legs &&
+		while (i < m->rec.slots &&
 		       (!m->leg[i] || strcmp(m->leg[i]->path, m->write_mostly.items[k]) != 0))
 			i++;
-		if (i == m->super.legs)
+		if (i == m->rec.slots)
 			return ubd_device_fail(m->dev, -EINVAL,
 					       "--write-mostly %s: it is not among the legs named",
 					       m->write_mostly.items[k]);
 		m->slow |= 1u << i;
 	}
 	return 0;
+}
+
+static void mirror_close(struct ubd_device *dev, void *self)
+{
+	struct mirror *m = self;
+
+	(void)dev;
+	free(m->out);
+	free(m->region);
+	legs_close(&m->legs);
 }
 
 static int mirror_open(struct ubd_device *dev, void *self)
@@ -341,86 +273,71 @@ static int mirror_open(struct ubd_device *dev, void *self)
 	if (ret)
 		return ret;
 	legs_limits(m->legs.leg, m->legs.count, l);
-	if (l->logical_block > META_BLOCK)
+	if (l->logical_block > BLOCK)
 		ret = ubd_device_fail(dev, -EINVAL, "legs with blocks of %u bytes cannot be used",
 				      l->logical_block);
 	if (!ret)
-		ret = prepare(m);
+		ret = -posix_memalign((void **)&m->out, BLOCK, MIRROR_LEGS * BLOCK + PIECE);
+	m->piece = m->out ? m->out + MIRROR_LEGS : NULL;
 	if (!ret)
 		ret = assemble(m);
 	if (!ret)
 		ret = find_slow(m);
 	if (ret)
-		release(m);
-	l->size = m->super.size;
+		mirror_close(dev, m);
+	l->size = m->rec.size;
 	l->max_discard = l->max_discard ? l->max_write_zeroes : 0;
 	return ret;
 }
 
-static void mirror_close(struct ubd_device *dev, void *self)
-{
-	(void)dev;
-	mirror_settle(self);
-	release(self);
-}
-
 static int mirror_queue_open(struct ubd_queue *q, void *self)
 {
-	const struct mirror *m = self;
+	struct mirror *m = self;
+	int ret;
 
-	return ubd_queue_index(q) || m->read_only ? 0 : ubd_spawn(q, mirror_worker, self);
+	if (ubd_queue_index(q) || m->read_only)
+		return 0;
+	ret = commit(q, m, m->changed);
+	return ret ? ret : ubd_spawn(q, mirror_worker, m);
 }
 
 static void mirror_queue_close(struct ubd_queue *q, void *self)
 {
 	struct mirror *m = self;
 
-	if (!ubd_queue_index(q))
-		ubd_cond_wake_all(q, &m->work);
+	if (ubd_queue_index(q))
+		return;
+	ubd_cond_wake_all(q, &m->work);
+	clean(q, m, UINT32_MAX);
 }
 
+/* clang-format off */
+#define AT(member) offsetof(struct mirror, member)
 static const struct ubd_option mirror_options[] = {
-	{"leg", UBD_PATHS, offsetof(struct mirror, paths), "files or block devices",
-	 .required = true, .positional = true},
-	{"create", UBD_BOOL, offsetof(struct mirror, create),
-	 "make a new mirror; what the legs hold is lost"},
-	{"rebuild", UBD_BOOL, offsetof(struct mirror, rebuild),
-	 "bring stale legs up to date, make new ones legs"},
-	{"degraded", UBD_BOOL, offsetof(struct mirror, degraded),
-	 "go on without legs that are not named"},
-	{"read-policy", UBD_CHOICE, offsetof(struct mirror, read_policy),
-	 "which leg is read: each in turn, or the one that was last read nearby",
+	{"leg", UBD_PATHS, AT(paths), "files or block devices", .required = true, .positional = true},
+	{"create", UBD_BOOL, AT(create), "make a new mirror; what the legs hold is lost"},
+	{"rebuild", UBD_BOOL, AT(rebuild), "bring stale legs up to date, make new ones legs"},
+	{"degraded", UBD_BOOL, AT(degraded), "go on without legs that are not named"},
+	{"read-policy", UBD_CHOICE, AT(read_policy), "which leg is read: each in turn, or the one last read nearby",
 	 .fallback = "round-robin", .choices = "round-robin|nearest"},
-	{"write-mostly", UBD_PATHS, offsetof(struct mirror, write_mostly),
-	 "a leg that is read only when there is no other"},
-	{"bitmap-chunk", UBD_SIZE, offsetof(struct mirror, chunk),
-	 "with --create: bytes that a bit stands for", .fallback = "16M", .min = META_BLOCK,
-	 .max = 1ull << 40},
-	{"bitmap-delay", UBD_UINT, offsetof(struct mirror, delay),
-	 "milliseconds that a region is at rest before its bit is cleared", .metavar = "MS",
-	 .fallback = "5000", .min = 1, .max = 3600000},
-	{"resync-rate", UBD_SIZE, offsetof(struct mirror, rate),
-	 "bytes per second copied to legs that lack them; 0: as fast as it goes",
+	{"write-mostly", UBD_PATHS, AT(write_mostly), "a leg that is read only when there is no other"},
+	{"bitmap-chunk", UBD_SIZE, AT(chunk), "with --create: bytes that a bit stands for; 0: by size",
+	 .fallback = "0", .max = 1ull << 40},
+	{"bitmap-delay", UBD_UINT, AT(delay), "milliseconds that a region is at rest before its bit is cleared",
+	 .metavar = "MS", .fallback = "5000", .min = 1, .max = 3600000},
+	{"resync-rate", UBD_SIZE, AT(rate), "bytes per second copied to legs that lack them; 0: no limit",
 	 .fallback = "200M"},
-	{"retry", UBD_UINT, offsetof(struct mirror, retry),
-	 "milliseconds before a leg that failed is tried again, longer each time; 0: never",
+	{"retry", UBD_UINT, AT(retry), "milliseconds before a leg that failed is tried again, longer each time; 0: never",
 	 .metavar = "MS", .fallback = "10000", .max = 3600000},
-	{"direct", UBD_CHOICE, offsetof(struct mirror, direct),
-	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
-	 .choices = "auto|on|off"},
+	{"direct", UBD_CHOICE, AT(direct), "go past the page cache (O_DIRECT); auto: where that works",
+	 .fallback = "auto", .choices = "auto|on|off"},
 	{0},
 };
 
 const struct ubd_target target_mirror = {
-	.api = UBD_TARGET_API,
-	.name = "mirror",
+	.api = UBD_TARGET_API, .name = "mirror",
 	.summary = "two or more files or block devices that hold the same (RAID-1)",
-	.options = mirror_options,
-	.size = sizeof(struct mirror),
-	.open = mirror_open,
-	.close = mirror_close,
-	.handle = mirror_handle,
-	.queue_open = mirror_queue_open,
-	.queue_close = mirror_queue_close,
-	.status = mirror_status,
+	.options = mirror_options, .size = sizeof(struct mirror), .status = mirror_status,
+	.open = mirror_open, .close = mirror_close, .handle = mirror_handle,
+	.queue_open = mirror_queue_open, .queue_close = mirror_queue_close,
 };

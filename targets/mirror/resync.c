@@ -7,19 +7,19 @@
 #include "mirror.h"
 
 #include <errno.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#define TICK 50000000ull /* ns: how soon the end of the queue is noticed */
-#define RETRY_MAX 64	 /* times --retry, after that many failures */
+#define MS 1000000ull
+#define TICK (50 * MS)	  /* how soon the end of the queue is noticed */
+#define PAUSE (1000 * MS) /* after an error */
+#define RETRY_MAX 6	  /* doublings of --retry */
 
 static uint64_t now(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+	return (uint64_t)ts.tv_sec * 1000 * MS + (uint64_t)ts.tv_nsec;
 }
 
 static void wait_until(struct ubd_queue *q, uint64_t when)
@@ -30,287 +30,209 @@ static void wait_until(struct ubd_queue *q, uint64_t when)
 
 /* ---- Copying ------------------------------------------------------------------------------- */
 
-struct copy {
-	struct mirror *m;
-	uint64_t pos;
-	uint32_t len;
-	unsigned failed;
-	int err;
-};
-
-static int write_leg(struct ubd_queue *q, unsigned i, void *arg)
+static int copy_to(struct ubd_queue *q, unsigned i, void *mirror)
 {
-	struct copy *c = arg;
-	const struct backing *b = c->m->leg[i];
-	ssize_t n = ubd_pwrite(q, b->fd, c->m->piece, c->len, b->start + c->pos, 0);
+	const struct mirror *m = mirror;
+	const struct backing *b = m->leg[i];
+	ssize_t n = ubd_pwrite(q, b->fd, m->piece, m->copy_len, b->start + m->copy_at, 0);
 
-	if (n != (ssize_t)c->len) {
-		c->failed |= 1u << i;
-		c->err = n < 0 ? (int)n : -EIO;
-	}
-	return 0;
+	return n == (ssize_t)m->copy_len ? 0 : n < 0 ? (int)n : -EIO;
 }
 
-/* From the first leg in sync that can be read; its bit, or 0. */
-static unsigned read_source(struct ubd_queue *q, struct copy *c, bool differ)
+/* From the first leg in sync that can be read. Writers of the region have been kept out. */
+static int copy(struct ubd_queue *q, struct mirror *m)
 {
-	unsigned failed = 0;
+	unsigned failed = 0, source = 0, told;
+	uint64_t lost;
+	int ret = 0;
 
-	for (unsigned left = c->m->in_sync; left; left &= left - 1) {
-		const struct backing *b = c->m->leg[__builtin_ctz(left)];
-		ssize_t n = ubd_pread(q, b->fd, c->m->piece, c->len, b->start + c->pos);
-
-		if (n != (ssize_t)c->len)
-			failed |= left & -left;
-		else if (!failed || !differ || !source_failed(q, c->m, failed, left & -left))
-			return left & -left;
-	}
-	return 0;
-}
-
-/* Writers of the region have been kept out. */
-static int copy_piece(struct ubd_queue *q, struct copy *c, bool differ)
-{
-	unsigned source, told;
-
-	if (!(c->m->active & (c->m->active - 1)))
+	if (!(m->rec.active & (m->rec.active - 1)))
 		return 0; /* nobody to copy to */
-	source = read_source(q, c, differ);
+	for_each_leg(i, m->rec.in_sync) {
+		const struct backing *b = m->leg[i];
+		ssize_t n = ubd_pread(q, b->fd, m->piece, m->copy_len, b->start + m->copy_at);
+
+		if (n == (ssize_t)m->copy_len) {
+			source = 1u << i;
+			break;
+		}
+		failed |= 1u << i;
+	}
 	if (!source)
 		return -EIO;
-	told = c->m->active & ~(differ ? source : c->m->in_sync);
-	legs_each(q, told, write_leg, c);
-	/* The source has it, so that any other may be left out. */
-	return c->failed ? legs_failed(q, c->m, told | source, c->failed, c->err) : 0;
+	/* Where they differ, what is read must be what has been copied. */
+	if (failed && m->differ)
+		ret = drop_legs(q, m, source, failed, -EIO);
+	if (!ret)
+		ret = commit(q, m, m->dropped);
+	told = m->rec.active & ~(m->differ ? source : m->rec.in_sync);
+	if (ret)
+		return ret;
+	ret = legs_each(q, told, copy_to, m, &lost);
+	return ret ? drop_legs(q, m, source | (told & ~(unsigned)lost), (unsigned)lost, ret) : 0;
 }
 
-/* The next region to copy, from the cursor on; with the lock. */
+/* The region to copy from, at m->pos; with the lock. */
 static uint64_t next_region(struct mirror *m)
 {
-	for (uint64_t n = 0; n < m->regions; n++, m->cursor = (m->cursor + 1) % m->regions) {
-		if (m->region[m->cursor].flags & R_SYNC)
-			break;
-		m->cursor_at = 0;
+	for (;; m->pos = (m->pos / m->rec.chunk + 1) * m->rec.chunk) {
+		if (m->pos >= m->rec.size)
+			m->pos = 0;
+		if (m->region[m->pos / m->rec.chunk].sync)
+			return m->pos / m->rec.chunk;
 	}
-	return m->cursor;
 }
 
 /* One piece. A region that cannot be read is left for later. */
 static void copy_next(struct ubd_queue *q, struct mirror *m)
 {
 	uint64_t begin = now(), nr, end;
-	struct copy c = {.m = m};
-	struct region *r;
-	bool whole, differ;
 	int ret;
 
 	ubd_mutex_lock(q, &m->lock);
 	nr = next_region(m);
-	r = &m->region[nr];
-	c.pos = nr * m->super.chunk + m->cursor_at;
-	end = (nr + 1) * m->super.chunk;
-	if (end > m->super.size)
-		end = m->super.size;
-	c.len = (uint32_t)(end - c.pos < PIECE ? end - c.pos : PIECE);
-	m->cursor_at += c.len;
-	whole = c.pos + c.len == end;
+	end = (nr + 1) * m->rec.chunk;
+	end = end < m->rec.size ? end : m->rec.size;
+	m->copy_at = m->pos;
+	m->copy_len = (uint32_t)(end - m->pos < PIECE ? end - m->pos : PIECE);
+	m->pos += m->copy_len;
 	m->copying = nr + 1;
-	while (r->writers)
+	while (m->region[nr].writers)
 		ubd_cond_wait(q, &m->turn, &m->lock);
-	differ = r->flags & R_DIFFER;
 	ubd_mutex_unlock(q, &m->lock);
-	ret = copy_piece(q, &c, differ);
+	ret = copy(q, m);
 	ubd_mutex_lock(q, &m->lock);
 	m->copying = 0;
-	/* Not if a leg came meanwhile, or a write failed: then it begins anew. */
-	if (!ret && whole && m->cursor == nr && m->cursor_at) {
-		m->nr_sync -= (r->flags & R_SYNC) != 0;
-		m->nr_differ -= (r->flags & R_DIFFER) != 0;
-		r->flags &= (uint8_t) ~(R_SYNC | R_DIFFER);
-	}
-	if (ret || whole) {
-		m->cursor = (nr + 1) % m->regions;
-		m->cursor_at = 0;
+	/* Unless a leg came meanwhile, or a write failed: then it begins anew, at 0. */
+	if (m->pos == m->copy_at + m->copy_len && ret) {
+		m->pos = end;
+	} else if (m->pos == end && !ret) {
+		m->region[nr].sync = false;
+		if (!--m->nr_sync)
+			m->differ = false;
 	}
 	ubd_cond_wake_all(q, &m->turn);
 	ubd_mutex_unlock(q, &m->lock);
-	if (ret)
-		begin += 1000000000;
-	wait_until(q, begin + (m->rate ? c.len * 1000000000ull / m->rate : 0));
+	wait_until(q, begin + (ret ? PAUSE : m->rate ? m->copy_len * 1000 * MS / m->rate : 0));
 }
 
-/* All is copied: legs that were being rebuilt are in sync, once that is durable. */
+/* All is copied: legs that were being rebuilt are in sync. */
 static int finish_rebuild(struct ubd_queue *q, struct mirror *m)
 {
-	unsigned done = m->active;
-	/* First that they are being rebuilt: else the next leg that fails knows them as out. */
-	int ret = super_commit(q, m);
+	unsigned done = m->rec.active;
+	int ret = flush_legs(q, m);
 
-	if (!ret)
-		ret = legs_flush(q, m, done);
-
+	if (ret)
+		return ret;
 	ubd_mutex_lock(q, &m->lock);
-	map_touch(m);
+	done &= m->nr_sync ? 0 : m->rec.active & ~m->rec.in_sync;
+	m->rec.in_sync |= done;
+	m->changed++;
 	ubd_mutex_unlock(q, &m->lock);
-	if (!ret)
-		ret = map_commit(q, m, 0, m->pages - 1);
-	ubd_mutex_lock(q, &m->lock);
-	done &= m->active;
-	for (unsigned i = 0; i < m->super.legs && !ret && !m->nr_sync; i++)
-		if ((done & ~m->in_sync) >> i & 1) {
-			m->super.state[i] = LEG_IN_SYNC;
-			m->in_sync |= 1u << i;
-			m->saved.changed++;
-			ubd_device_notice(m->dev, "%s is in sync again", m->leg[i]->path);
-		}
-	ubd_mutex_unlock(q, &m->lock);
-	return ret ? ret : super_commit(q, m);
+	for_each_leg(i, done)
+		ubd_device_notice(m->dev, "%s is in sync again", m->leg[i]->path);
+	return commit(q, m, m->changed);
 }
 
 /* ---- Cleaning ------------------------------------------------------------------------------ */
 
 /* Bits tell what a leg that is out lacks: then they stay. */
-static bool may_clean(const struct mirror *m)
-{
-	return m->active == (1u << m->super.legs) - 1 && !m->read_only;
-}
-
 static bool to_clean(const struct mirror *m)
 {
-	return m->nr_dirty > m->nr_sync && may_clean(m);
+	return m->nr_dirty > m->nr_sync && m->rec.active == (1u << m->rec.slots) - 1 &&
+	       !m->read_only;
 }
 
-static void clear_idle(struct mirror *m)
+void clean(struct ubd_queue *q, struct mirror *m, uint32_t round)
 {
-	for (uint64_t i = 0; i < m->regions; i++) {
-		struct region *r = &m->region[i];
-
-		if (r->flags & R_IDLE && !(r->flags & (R_USED | R_SYNC)) && !r->writers) {
-			map_set(m, i, false);
-			r->flags &= (uint8_t)~R_DIRTY;
-			m->nr_dirty--;
-		}
-		r->flags &= (uint8_t)~R_IDLE;
-	}
-}
-
-/* Regions not written to since the last time: flush them, and if they still are not, clear. */
-static void clean(struct ubd_queue *q, struct mirror *m)
-{
-	unsigned mask = m->active;
-	bool some = false;
-	int ret;
-
-	ubd_mutex_lock(q, &m->lock);
-	for (uint64_t i = 0; i < m->regions; i++) {
-		struct region *r = &m->region[i];
-
-		if (r->flags & R_DIRTY && !(r->flags & (R_USED | R_SYNC)) && !r->writers) {
-			r->flags |= R_IDLE;
-			some = true;
-		}
-		r->flags &= (uint8_t)~R_USED;
-	}
-	ubd_mutex_unlock(q, &m->lock);
-	ret = some ? legs_flush(q, m, mask) : -EAGAIN;
-	if (ret)
+	m->round++;
+	if (flush_legs(q, m))
 		return;
 	ubd_mutex_lock(q, &m->lock);
-	if (may_clean(m))
-		clear_idle(m);
-	ubd_mutex_unlock(q, &m->lock);
-	map_commit(q, m, 0, m->pages - 1);
-}
+	for (uint64_t i = 0; i < m->regions && to_clean(m); i++) {
+		struct region *r = &m->region[i];
 
-void mirror_settle(struct mirror *m)
-{
-	if (!may_clean(m) || legs_flush(NULL, m, m->active) || !may_clean(m))
-		return;
-	for (uint64_t i = 0; i < m->regions; i++)
-		m->region[i].flags = (uint8_t)((m->region[i].flags & ~R_USED) |
-					       (m->region[i].flags & R_DIRTY ? R_IDLE : 0));
-	clear_idle(m);
-	meta_commit(NULL, m);
+		if (!r->since || r->sync || r->writers || r->used >= round)
+			continue;
+		r->since = 0;
+		m->rec.map[i / 8] &= (uint8_t) ~(1u << i % 8);
+		m->nr_dirty--;
+		m->changed++;
+	}
+	ubd_mutex_unlock(q, &m->lock);
+	commit(q, m, m->changed);
 }
 
 /* ---- Coming back --------------------------------------------------------------------------- */
 
-static bool leg_answers(struct ubd_queue *q, struct mirror *m, unsigned i)
-{
-	const struct backing *b = m->leg[i];
-	uint64_t end = b->start + b->size - META_BLOCK;
-	int ret;
-
-	ubd_mutex_lock(q, &m->commit);
-	ret = ubd_pread(q, b->fd, m->out[i], META_BLOCK, end & ~(META_BLOCK - 1ull)) == META_BLOCK;
-	/* Its own old superblock, in the place that is written next: shows whether it can be. */
-	if (ret)
-		ret = ubd_pread(q, b->fd, m->out[i], META_BLOCK, 0) == META_BLOCK &&
-		      ubd_pwrite(q, b->fd, m->out[i], META_BLOCK, 0, UBD_RW_FUA) == META_BLOCK;
-	ubd_mutex_unlock(q, &m->commit);
-	return ret;
-}
-
 /* What was written without it has its bits set: that is copied. */
 static void take_back(struct ubd_queue *q, struct mirror *m)
 {
-	for (unsigned i = 0; i < m->super.legs; i++) {
-		if (m->super.state[i] != LEG_OUT || !m->leg[i] || !leg_answers(q, m, i))
+	for_each_leg(i, m->here & ~m->rec.active) {
+		int ret;
+
+		/* Does it take what it was told before, in the place that counts less? */
+		ubd_mutex_lock(q, &m->commit);
+		ret = put_record(q, i, m);
+		ubd_mutex_unlock(q, &m->commit);
+		if (ret)
 			continue;
 		ubd_mutex_lock(q, &m->lock);
-		m->super.state[i] = LEG_REBUILDING;
-		m->active |= 1u << i;
+		m->rec.active |= 1u << i;
 		m->read_errors[i] = 0;
 		for (uint64_t r = 0; r < m->regions; r++)
-			if (m->region[r].flags & R_DIRTY)
-				region_sync(m, r, R_SYNC);
-		m->cursor = m->cursor_at = 0;
-		m->saved.changed++;
-		map_touch(m);
+			if (m->region[r].since)
+				region_mark(m, r, true);
+		m->pos = 0;
+		m->changed++;
 		ubd_mutex_unlock(q, &m->lock);
 		ubd_device_notice(m->dev, "%s works again: copying what it lacks", m->leg[i]->path);
-		meta_commit(q, m);
+		commit(q, m, m->changed);
 	}
 }
 
-static bool someone_out(const struct mirror *m)
+/* Not until a request comes; with the lock. */
+static bool nothing_to_do(const struct mirror *m)
 {
-	for (unsigned i = 0; i < m->super.legs; i++)
-		if (m->super.state[i] == LEG_OUT && m->leg[i])
-			return true;
-	return false;
+	return !m->nr_sync && !to_clean(m) && m->rec.in_sync == m->rec.active &&
+	       !(m->retry && m->here & ~m->rec.active);
+}
+
+/* When to do something that is due so many ms after it was wanted first; 0: it is not. */
+static uint64_t due(uint64_t when, bool wanted, uint64_t ms)
+{
+	return !wanted ? 0 : when ? when : now() + ms * MS;
 }
 
 void mirror_worker(struct ubd_queue *q, void *self)
 {
 	struct mirror *m = self;
-	uint64_t retry = 0, tries = 1, cleaned = now();
+	uint64_t retry = 0, cleaning = 0;
+	unsigned tries = 0;
 
 	while (!ubd_queue_stopping(q)) {
-		if (m->in_sync == m->active && !someone_out(m))
-			tries = 1;
-		if (!retry && m->retry && someone_out(m))
-			retry = now() + m->retry * 1000000 * tries;
+		retry = due(retry, m->retry && m->here & ~m->rec.active, m->retry << tries);
+		cleaning = due(cleaning, to_clean(m), m->delay);
 		if (retry && now() >= retry) {
-			tries = tries < RETRY_MAX ? tries * 2 : tries;
+			tries += tries < RETRY_MAX;
 			retry = 0;
 			take_back(q, m);
-		} else if (to_clean(m) && now() >= cleaned + m->delay * 1000000) {
-			clean(q, m);
-			cleaned = now();
+		} else if (cleaning && now() >= cleaning) {
+			cleaning = 0;
+			clean(q, m, m->round);
 		} else if (m->nr_sync) {
 			copy_next(q, m);
-		} else if (m->active != m->in_sync) {
+		} else if (m->rec.active != m->rec.in_sync) {
 			if (finish_rebuild(q, m))
-				wait_until(q, now() + 1000000000);
-		} else if (retry || to_clean(m)) {
-			wait_until(q, now() + TICK);
+				wait_until(q, now() + PAUSE);
+			else
+				tries = 0;
+		} else if (retry || cleaning) {
+			ubd_sleep(q, TICK);
 		} else {
 			ubd_mutex_lock(q, &m->lock);
-			m->idle = !m->nr_sync && !to_clean(m) && !(m->retry && someone_out(m));
-			if (m->idle && !ubd_queue_stopping(q))
+			if (nothing_to_do(m) && !ubd_queue_stopping(q))
 				ubd_cond_wait(q, &m->work, &m->lock);
-			m->idle = false;
 			ubd_mutex_unlock(q, &m->lock);
 		}
 	}

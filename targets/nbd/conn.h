@@ -5,8 +5,7 @@
  *   link.c   libnbd: connect and negotiate       conn.c   requests, loss and reconnection
  *   plain.c  transmission on our own socket      tls.c    transmission through libnbd
  *
- * A connection belongs to one queue, its home; all of it but the inbox is touched on that queue's
- * thread only. Requests of other queues come by the inbox, with their data in memory.
+ * A connection belongs to one queue; all of it is touched on that queue's thread only.
  */
 #ifndef UBD_NBD_CONN_H
 #define UBD_NBD_CONN_H
@@ -16,7 +15,7 @@
 #include "link.h"
 #include "proto.h"
 
-/* Replies and requests below this travel many at once through buffers, larger payloads alone. */
+/* Requests and replies below this travel many at once through buffers, larger payloads alone. */
 #define CONN_LARGE (32u << 10)
 #define CONN_BUFFER (256u << 10)
 
@@ -31,135 +30,96 @@ struct conn_config {
 };
 
 enum req_state {
-	REQ_SENT,    /* its reply is due */
-	REQ_ARRIVED, /* so is its data, from data on */
-	REQ_DONE,    /* see result */
-	REQ_LOST,    /* the connection broke before the reply */
+	REQ_LOST, /* not sent, or the connection broke before the reply */
+	REQ_DUE,  /* the reply is */
+	REQ_DONE, /* see result */
 };
 
 struct req {
-	struct ubd_io *io; /* whose data it is; or */
-	void *mem;	   /* where the data is; NULL: with io */
-	uint64_t offset;   /* bytes */
-	uint32_t length;
-	uint16_t cmd, flags; /* NBD's */
+	struct ubd_io *io;
+	void *mem;	       /* TLS: where its data is */
+	struct nbd_request on; /* the wire */
 	enum req_state state;
-	int result; /* 0 or -errno */
-	uint32_t slot;
+	int result;    /* 0 or -errno */
 	uint64_t born; /* conn.now when it came */
-	struct ubd_cond cond;
-	const void *data; /* REQ_ARRIVED: in receive buffer number */
-	unsigned from;
-	bool streaming; /* the sender is at its data */
 	struct conn *conn;
-	/* From another queue, in the inbox: */
-	struct req *next;
-	bool finished;
-	struct ubd_cond finish;
-};
-
-/* The cookie of a request is slot and generation: a reply to an old one finds nobody. */
-struct conn_slot {
-	struct req *req; /* NULL: free */
-	uint32_t generation, next_free;
-};
-
-struct conn_out {
-	uint8_t *buf;
-	uint32_t used;
-	uint32_t fillers; /* requests still copying their data in */
-	struct req *tail; /* its payload follows the buffer */
-};
-
-struct conn_in {
-	uint8_t *buf;
-	uint32_t users; /* requests still copying their data out */
+	struct ubd_cond settled;
 };
 
 struct conn {
 	const struct conn_config *cfg;
 	struct ubd_queue *q;
-	unsigned index;
 	struct link link;
-	bool up;
-	unsigned busy; /* who still uses link and buffers */
-	struct ubd_cond idle;
+	unsigned index;
+	bool up, closing;
 
-	struct conn_slot *slots;
-	uint32_t nr_slots, free_slot;
-	unsigned due;		  /* replies */
-	unsigned large_due;	  /* of them, with large payloads */
-	uint32_t small_due_bytes; /* the others together */
+	struct req **due;	/* by tag, the low 16 bits of the cookie */
+	unsigned tags;		/* of them, that were ever used */
+	uint64_t serial;	/* the rest of the cookie: a reply to an old request finds nobody */
+	unsigned requests;	/* not answered, sent or not */
+	unsigned large_due;	/* replies with payloads that travel alone */
+	uint32_t small_due;	/* bytes of all other replies */
+	struct ubd_cond change; /* for those who wait until it is up: it is, or time has passed */
 
-	/* The manager's clock, ms; it ticks while something is due or the connection is down. */
+	/* The clock, ms; it ticks while there are requests. */
 	uint64_t now, last_heard, down_since;
-	int timer;
-	bool ticking, kicked, closing;
+	bool ticking;
 	bool answered; /* since it came up */
 
-	/* plain.c */
-	struct conn_out out[2];
-	struct conn_in in[2];
-	unsigned filling, reading; /* which of them */
+	/* What goes out. */
+	unsigned senders; /* those at it, and those waiting for their turn */
+	struct ubd_mutex turn;
+	struct ubd_cond idle; /* no senders */
+	uint8_t *out;
+	uint32_t sent, filled;
+	struct ubd_cond room;
+	/* What comes in. */
+	uint8_t *in;
 	uint32_t in_pos, in_len;
-	bool last_large;
-	struct ubd_cond room, work, filled, drained;
-
-	/* Requests of other queues, under lock. */
-	struct ubd_mutex lock;
-	struct req *inbox;
-	struct ubd_cond mail, gone;
-	unsigned foreign;
-	bool started, shut;
+	bool large; /* the last one's payload */
 };
 
+static inline bool conn_is_large(const struct req *r)
+{
+	return r->on.cmd <= NBD_CMD_WRITE && r->on.length >= CONN_LARGE;
+}
+
 void conn_init(struct conn *c, const struct conn_config *cfg, unsigned index);
-/* Connections go round the queues: whether this one belongs to q. Any thread. */
-bool conn_is_home(const struct conn *c, const struct ubd_queue *q);
-/* On its home: make it work. 0 or -errno. */
+/* Make it work on q, its queue from now on. 0 or -errno. */
 int conn_start(struct conn *c, struct ubd_queue *q);
-/* End it, on q; its coroutines end soon after. */
+/* End it; its coroutines end soon after. */
 void conn_stop(struct conn *c);
 /* After its coroutines have ended. Also right for one that was never started. */
 void conn_free(struct conn *c);
 
-/* Carry out a request, from queue q, and wait for its end. 0 or -errno. [awaits] */
-int conn_request(struct conn *c, struct ubd_queue *q, struct req *r);
+/* Carry out a request and wait for its end. 0 or -errno. [awaits] */
+int conn_request(struct conn *c, struct req *r);
 
 /* ---- For plain.c and tls.c ------------------------------------------------------------------ */
 
 /* The connection is of no more use, and why. */
 void conn_break(struct conn *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Count the request among those due. 0 or -ENOMEM. */
-int conn_expect(struct conn *c, struct req *r);
+/* The request is about to be sent: it gets a cookie, and its reply is due. */
+void conn_expect(struct conn *c, struct req *r);
 /* Find who a reply is for; NULL: nobody. */
-struct req *conn_find(struct conn *c, uint64_t cookie);
-uint64_t conn_cookie(const struct conn *c, const struct req *r);
-/* The request is not due any more: it goes on in that state. */
+struct req *conn_find(const struct conn *c, uint64_t cookie);
+/* The request is not due any more. */
 void conn_settle(struct conn *c, struct req *r, enum req_state state, int result);
 /* Something was heard from the server. */
 void conn_heard(struct conn *c);
-/* One user of link and buffers less. */
-void conn_unuse(struct conn *c);
-/* Wait until the connection, up or not, may have changed for a request that wants to be sent; 0, or
- * -ETIMEDOUT when it has waited long enough. [awaits] */
-int conn_wait(struct conn *c, struct req *r);
+/* One sender less. */
+void conn_sent(struct conn *c);
 
-/* Start the transmission's coroutines, each counted in busy. */
-int plain_start(struct conn *c);
-/* Send; returns when the request is expected and will be sent. 0 or -errno. */
-int plain_send(struct conn *c, struct req *r);
-/* The data of a request in REQ_ARRIVED to where it belongs. */
-int plain_fetch(struct conn *c, struct req *r);
-/* Let everybody who waits look at c->up. */
-void plain_wake(struct conn *c);
-
-/* A buffer's contents are sent, or never will be. */
-void plain_forget(struct conn *c, struct conn_out *o);
+/*
+ * Transmission, by the session's kind. send: returns when the request is on its way, leaves it lost
+ * if the connection broke before, or has settled it. receive: takes replies until the connection
+ * breaks. Both await.
+ */
+void plain_send(struct conn *c, struct req *r);
+void plain_receive(struct conn *c);
 /* Tell the server that this is the end, if that is possible at once. */
 void plain_say_goodbye(struct conn *c);
-
-int tls_start(struct conn *c);
-int tls_send(struct conn *c, struct req *r);
+void tls_send(struct conn *c, struct req *r);
+void tls_receive(struct conn *c);
 
 #endif

@@ -108,6 +108,19 @@ static uint32_t block_size(struct nbd_handle *h, int which)
 
 static int describe(struct nbd_handle *h, struct link_export *e, char why[LINK_WHY])
 {
+	static const struct {
+		int (*ask)(struct nbd_handle *h);
+		unsigned bit;
+	} abilities[] = {
+		{nbd_is_read_only, LINK_READ_ONLY},
+		{nbd_is_rotational, LINK_ROTATIONAL},
+		{nbd_can_multi_conn, LINK_MULTI_CONN},
+		{nbd_can_flush, LINK_FLUSH},
+		{nbd_can_fua, LINK_FUA},
+		{nbd_can_trim, LINK_TRIM},
+		{nbd_can_zero, LINK_ZERO},
+		{nbd_can_fast_zero, LINK_FAST_ZERO},
+	};
 	int64_t size = nbd_get_size(h);
 
 	if (size < 0)
@@ -117,15 +130,9 @@ static int describe(struct nbd_handle *h, struct link_export *e, char why[LINK_W
 		.min = block_size(h, LIBNBD_SIZE_MINIMUM),
 		.pref = block_size(h, LIBNBD_SIZE_PREFERRED),
 		.max = block_size(h, LIBNBD_SIZE_MAXIMUM),
-		.read_only = nbd_is_read_only(h) == 1,
-		.rotational = nbd_is_rotational(h) == 1,
-		.flush = nbd_can_flush(h) == 1,
-		.fua = nbd_can_fua(h) == 1,
-		.trim = nbd_can_trim(h) == 1,
-		.zero = nbd_can_zero(h) == 1,
-		.fast_zero = nbd_can_fast_zero(h) == 1,
-		.multi_conn = nbd_can_multi_conn(h) == 1,
 	};
+	for (size_t i = 0; i < sizeof(abilities) / sizeof(*abilities); i++)
+		e->can |= abilities[i].ask(h) == 1 ? abilities[i].bit : 0;
 	return 0;
 }
 
@@ -179,7 +186,13 @@ void link_close(struct link *l)
 	l->fd = -1;
 }
 
-void link_cut(struct link *l)
+void link_cut(struct link *l, bool abort)
 {
-	shutdown(l->h ? nbd_aio_get_fd(l->h) : l->fd, SHUT_RDWR);
+	static const struct sockaddr none = {.sa_family = AF_UNSPEC};
+	int fd = l->h ? nbd_aio_get_fd(l->h) : l->fd;
+
+	shutdown(fd, SHUT_RDWR);
+	/* TCP would keep the pages of requests until a peer that is gone acknowledges them. */
+	if (abort)
+		connect(fd, &none, sizeof(none));
 }

@@ -23,11 +23,21 @@ struct link_address {
 	bool no_verify; /* take any server certificate */
 };
 
+#define LINK_READ_ONLY (1u << 0)
+#define LINK_ROTATIONAL (1u << 1)
+#define LINK_MULTI_CONN (1u << 2)
+#define LINK_FLUSH (1u << 3)
+#define LINK_FUA (1u << 4)
+#define LINK_TRIM (1u << 5)
+#define LINK_ZERO (1u << 6)
+#define LINK_FAST_ZERO (1u << 7)
+#define LINK_PROMISES (LINK_FLUSH | LINK_FUA | LINK_TRIM | LINK_ZERO | LINK_FAST_ZERO)
+
 /* What the server says about the export. */
 struct link_export {
 	uint64_t size;		 /* bytes */
 	uint32_t min, pref, max; /* block sizes, bytes; 0: not told */
-	bool read_only, rotational, flush, fua, trim, zero, fast_zero, multi_conn;
+	unsigned can;		 /* LINK_* */
 };
 
 struct link {
@@ -45,12 +55,8 @@ struct link {
 int link_open(struct link *l, const struct link_address *a, const bool *stop, unsigned ms,
 	      char why[LINK_WHY]);
 void link_close(struct link *l);
-static inline bool link_is_open(const struct link *l)
-{
-	return l->h || l->fd >= 0;
-}
-/* Both directions end at once, whoever waits for them. */
-void link_cut(struct link *l);
+/* Both directions end at once, whoever waits for them; abort: what was not sent is dropped. */
+void link_cut(struct link *l, bool abort);
 /* Why the last call of libnbd failed on this thread. */
 const char *link_error(void);
 /* The address as a person would know it. */

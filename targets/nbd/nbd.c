@@ -32,12 +32,11 @@ static int check_address(struct ubd_device *dev, struct nbd *n)
 	const struct link_address *a = &n->address;
 	int ways = !!a->uri + !!a->unix_path + !!a->host;
 
-	if (ways == 1)
-		return 0;
-	return ubd_device_fail(dev, -EINVAL,
-			       ways ? "nbd: a URI, unix and host exclude one another: give one"
-				    : "nbd: which server? Give a URI (nbd://HOST/EXPORT), unix or "
-				      "host");
+	return ways == 1 ? 0
+			 : ubd_device_fail(
+				   dev, -EINVAL,
+				   "nbd: %s: give one of a URI (nbd://HOST/EXPORT), unix and host",
+				   ways ? "one server only" : "which server?");
 }
 
 static uint32_t power_of_two(uint32_t n)
@@ -66,10 +65,14 @@ static int settle_export(struct ubd_device *dev, struct nbd *n, struct link_expo
 				  "nbd: the last %llu bytes of %s are left out: blocks have %u",
 				  (unsigned long long)(e->size % e->min), name, e->min);
 	n->size = e->size & ~(uint64_t)(e->min - 1);
-	e->read_only = e->read_only || ubd_device_read_only(dev);
-	e->trim = e->trim && !n->no_trim;
-	e->zero = e->zero && n->zero != ZERO_OFF;
-	e->fast_zero = e->fast_zero && n->zero == ZERO_FAST;
+	if (ubd_device_read_only(dev))
+		e->can |= LINK_READ_ONLY;
+	if (n->no_trim)
+		e->can &= ~LINK_TRIM;
+	if (n->zero == ZERO_OFF)
+		e->can &= ~LINK_ZERO;
+	if (n->zero != ZERO_FAST)
+		e->can &= ~LINK_FAST_ZERO;
 	return 0;
 }
 
@@ -83,12 +86,13 @@ static void set_limits(const struct nbd *n, struct ubd_limits *l)
 	l->physical_block = e->pref <= 4096 ? power_of_two(e->pref) : 4096;
 	l->io_min = power_of_two(e->pref);
 	l->max_io = e->max & ~4095u ? e->max & ~4095u : e->max;
-	l->max_discard = e->trim ? UBD_NO_LIMIT : 0;
-	l->max_write_zeroes = e->zero ? UBD_NO_LIMIT : 0;
-	l->read_only = e->read_only;
-	l->rotational = e->rotational;
-	l->volatile_cache = e->flush;
-	l->fua = e->flush && e->fua;
+	l->max_discard = e->can & LINK_TRIM ? UBD_NO_LIMIT : 0;
+	l->max_write_zeroes = e->can & LINK_ZERO ? UBD_NO_LIMIT : 0;
+	l->read_only = e->can & LINK_READ_ONLY;
+	l->rotational = e->can & LINK_ROTATIONAL;
+	l->volatile_cache = e->can & LINK_FLUSH;
+	l->fua = l->volatile_cache && e->can & LINK_FUA;
+	l->max_queues = n->nr_conns;
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -117,18 +121,16 @@ static void more_connections(struct ubd_device *dev, struct nbd *n, unsigned wan
 {
 	static const bool never;
 	char why[LINK_WHY] = "it does not promise a consistent view of several (multi-conn)";
-	int ret = n->config.disk.multi_conn ? 0 : -EOPNOTSUPP;
 
-	for (; !ret && n->nr_conns < want; n->nr_conns++) {
-		struct conn *c = &n->conns[n->nr_conns];
-
-		ret = link_open(&c->link, &n->address, &never, OPEN_MS, why);
-		if (ret)
-			break;
-	}
+	while (n->nr_conns < want && n->config.disk.can & LINK_MULTI_CONN &&
+	       !link_open(&n->conns[n->nr_conns].link, &n->address, &never, OPEN_MS, why))
+		n->nr_conns++;
 	if (n->nr_conns < want)
 		ubd_device_notice(dev, "nbd: %u of %u connections to %s: %s", n->nr_conns, want,
 				  link_name(&n->address), why);
+	if (n->nr_conns < ubd_device_queues(dev))
+		ubd_device_notice(dev, "nbd: %u queues instead of %u, each has a connection",
+				  n->nr_conns, ubd_device_queues(dev));
 }
 
 static void nbd_close_target(struct ubd_device *dev, void *self)
@@ -193,72 +195,60 @@ static void nbd_queue_close(struct ubd_queue *q, void *self)
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
+/* One of the queue's own; a request of the same tag always has the same. */
 static struct conn *choose(const struct nbd *n, const struct ubd_io *io)
 {
 	unsigned queues = ubd_device_queues(n->config.dev), index = ubd_queue_index(io->queue);
-	unsigned mine;
+	unsigned mine = (n->nr_conns - index + queues - 1) / queues;
 
-	if (n->nr_conns <= queues)
-		return &n->conns[index % n->nr_conns];
-	mine = (n->nr_conns - index + queues - 1) / queues;
 	return &n->conns[index + io->tag % mine * queues];
 }
 
 /* The request in NBD's words. -EOPNOTSUPP: there are none. */
-static int translate(const struct nbd *n, const struct ubd_io *io, struct req *r)
+static int translate(const struct nbd *n, const struct ubd_io *io, struct nbd_request *r)
 {
-	const struct link_export *e = &n->config.disk;
+	static const struct {
+		uint16_t cmd;
+		unsigned needs;
+	} words[] = {
+		[UBD_READ] = {NBD_CMD_READ},
+		[UBD_WRITE] = {NBD_CMD_WRITE},
+		[UBD_FLUSH] = {NBD_CMD_FLUSH, LINK_FLUSH},
+		[UBD_DISCARD] = {NBD_CMD_TRIM, LINK_TRIM},
+		[UBD_WRITE_ZEROES] = {NBD_CMD_WRITE_ZEROES, LINK_ZERO},
+	};
+	unsigned can = n->config.disk.can;
+	bool writes = io->op != UBD_READ && io->op != UBD_FLUSH;
 
-	switch (io->op) {
-	case UBD_READ:
-		r->cmd = NBD_CMD_READ;
-		return 0;
-	case UBD_WRITE:
-		r->cmd = NBD_CMD_WRITE;
-		break;
-	case UBD_FLUSH:
-		/* Covers all that was acknowledged on any connection; it names no range. */
-		r->cmd = NBD_CMD_FLUSH;
-		r->offset = r->length = 0;
-		return e->flush ? 0 : -EOPNOTSUPP;
-	case UBD_DISCARD:
-		r->cmd = NBD_CMD_TRIM;
-		if (!e->trim)
-			return -EOPNOTSUPP;
-		break;
-	case UBD_WRITE_ZEROES:
-		r->cmd = NBD_CMD_WRITE_ZEROES;
-		r->flags |= io->flags & UBD_IO_NO_UNMAP ? NBD_FLAG_NO_HOLE : 0;
-		r->flags |= e->fast_zero ? NBD_FLAG_FAST_ZERO : 0;
-		if (!e->zero)
-			return -EOPNOTSUPP;
-		break;
-	default:
+	if (io->op >= sizeof(words) / sizeof(*words) || (io->op && !words[io->op].cmd) ||
+	    words[io->op].needs & ~can)
 		return -EOPNOTSUPP;
-	}
-	if (e->read_only)
-		return -EPERM;
-	r->flags |= e->fua && io->flags & UBD_IO_FUA ? NBD_FLAG_FUA : 0;
-	return 0;
+	*r = (struct nbd_request){.cmd = words[io->op].cmd};
+	/* A flush covers all that was acknowledged on any connection; it names no range. */
+	if (io->op == UBD_FLUSH)
+		return 0;
+	r->offset = io->offset;
+	r->length = io->length;
+	if (writes && io->flags & UBD_IO_FUA && can & LINK_FUA)
+		r->flags |= NBD_FLAG_FUA;
+	if (io->op == UBD_WRITE_ZEROES)
+		r->flags |= (io->flags & UBD_IO_NO_UNMAP ? NBD_FLAG_NO_HOLE : 0) |
+			    (can & LINK_FAST_ZERO ? NBD_FLAG_FAST_ZERO : 0);
+	return writes && can & LINK_READ_ONLY ? -EPERM : 0;
 }
 
 static int nbd_handle(struct ubd_io *io, void *self)
 {
 	struct nbd *n = self;
-	struct conn *c = choose(n, io);
-	struct req r = {.io = io, .offset = io->offset, .length = io->length};
-	int ret = translate(n, io, &r);
+	struct req r = {.io = io};
+	int ret = translate(n, io, &r.on);
 
-	if (ret)
-		return ret;
-	/* TLS and other threads take memory only. */
-	if ((io->op == UBD_READ || io->op == UBD_WRITE) &&
-	    (n->tls || !conn_is_home(c, io->queue))) {
+	if (!ret && n->tls && r.on.cmd <= NBD_CMD_WRITE) {
 		r.mem = ubd_io_data(io);
-		if (!r.mem)
-			return -ENOMEM;
+		ret = r.mem ? 0 : -ENOMEM;
 	}
-	ret = conn_request(c, io->queue, &r);
+	if (!ret)
+		ret = conn_request(choose(n, io), &r);
 	return ret ? ret : (int)io->length;
 }
 

@@ -33,40 +33,35 @@ enum nbd_cmd {
 /* The server goes away: not an answer to the request. */
 #define NBD_ESHUTDOWN 108u
 
+struct nbd_request {
+	uint64_t cookie, offset;
+	uint32_t length;
+	uint16_t cmd, flags;
+};
+
 struct nbd_reply {
-	uint32_t error; /* as on the wire */
+	uint32_t magic, error; /* error as on the wire */
 	uint64_t cookie;
 };
 
-static inline void nbd_request_put(uint8_t *p, uint16_t flags, uint16_t cmd, uint64_t cookie,
-				   uint64_t offset, uint32_t length)
+static inline void nbd_request_put(uint8_t *p, const struct nbd_request *r)
 {
-	const struct {
-		uint32_t magic;
-		uint16_t flags, cmd;
-		uint64_t cookie, offset;
-		uint32_t length;
-	} __attribute__((packed)) wire = {htobe32(NBD_REQUEST_MAGIC),
-					  htobe16(flags),
-					  htobe16(cmd),
-					  htobe64(cookie),
-					  htobe64(offset),
-					  htobe32(length)};
+	const uint32_t head[] = {htobe32(NBD_REQUEST_MAGIC),
+				 htobe32((uint32_t)r->flags << 16 | r->cmd)};
+	const uint64_t body[] = {htobe64(r->cookie), htobe64(r->offset)};
+	const uint32_t length = htobe32(r->length);
 
-	memcpy(p, &wire, NBD_REQUEST_SIZE);
+	memcpy(p, head, 8);
+	memcpy(p + 8, body, 16);
+	memcpy(p + 24, &length, 4);
 }
 
 /* -EPROTO: this is no simple reply. */
 static inline int nbd_reply_get(const uint8_t *p, struct nbd_reply *r)
 {
-	struct {
-		uint32_t magic, error;
-		uint64_t cookie;
-	} wire;
-
-	memcpy(&wire, p, NBD_REPLY_SIZE);
-	*r = (struct nbd_reply){be32toh(wire.error), be64toh(wire.cookie)};
-	return be32toh(wire.magic) == NBD_REPLY_MAGIC ? 0 : -EPROTO;
+	memcpy(r, p, NBD_REPLY_SIZE);
+	*r = (struct nbd_reply){be32toh(r->magic), be32toh(r->error), be64toh(r->cookie)};
+	return r->magic == NBD_REPLY_MAGIC ? 0 : -EPROTO;
 }
 
 /* NBD's errors are numbers of its own, which happen to be those of Linux on most machines. */
@@ -74,15 +69,11 @@ static inline int nbd_errno(uint32_t error)
 {
 	switch (error) {
 	case 0:
-		return 0;
-	case 1:
-		return -EPERM;
-	case 12:
-		return -ENOMEM;
-	case 22:
-		return -EINVAL;
-	case 28:
-		return -ENOSPC;
+	case 1:	 /* EPERM */
+	case 12: /* ENOMEM */
+	case 22: /* EINVAL */
+	case 28: /* ENOSPC */
+		return -(int)error;
 	case 75:
 		return -EOVERFLOW;
 	case 95:

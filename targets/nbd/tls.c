@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Transmission through libnbd, which has the session's keys. Its calls never block: two coroutines
- * wait for the socket on its behalf. Data is always in memory.
+ * Transmission through libnbd, which has the session's keys. Its calls never block: we wait for the
+ * socket on its behalf. Data is always in memory.
  */
 #include "conn.h"
 
@@ -13,31 +13,31 @@
 static int completed(void *user, int *error)
 {
 	struct req *r = user;
-	struct conn *c = r->conn;
 
 	/* No answers: the request stays due until the connection is buried. */
 	if (*error == ENOTCONN || *error == ESHUTDOWN)
 		return 1;
-	conn_heard(c);
-	conn_settle(c, r, REQ_DONE, -*error);
+	conn_heard(r->conn);
+	conn_settle(r->conn, r, REQ_DONE, -*error);
 	return 1;
 }
 
 static int64_t issue(struct nbd_handle *h, struct req *r)
 {
 	nbd_completion_callback done = {.callback = completed, .user_data = r};
+	const struct nbd_request *n = &r->on;
 
-	switch (r->cmd) {
+	switch (n->cmd) {
 	case NBD_CMD_READ:
-		return nbd_aio_pread(h, r->mem, r->length, r->offset, done, r->flags);
+		return nbd_aio_pread(h, r->mem, n->length, n->offset, done, n->flags);
 	case NBD_CMD_WRITE:
-		return nbd_aio_pwrite(h, r->mem, r->length, r->offset, done, r->flags);
+		return nbd_aio_pwrite(h, r->mem, n->length, n->offset, done, n->flags);
 	case NBD_CMD_FLUSH:
-		return nbd_aio_flush(h, done, r->flags);
+		return nbd_aio_flush(h, done, n->flags);
 	case NBD_CMD_TRIM:
-		return nbd_aio_trim(h, r->length, r->offset, done, r->flags);
+		return nbd_aio_trim(h, n->length, n->offset, done, n->flags);
 	default:
-		return nbd_aio_zero(h, r->length, r->offset, done, r->flags);
+		return nbd_aio_zero(h, n->length, n->offset, done, n->flags);
 	}
 }
 
@@ -51,67 +51,46 @@ static bool check(struct conn *c, int ret)
 	return c->up;
 }
 
-int tls_send(struct conn *c, struct req *r)
-{
-	int ret = conn_expect(c, r);
-
-	if (ret)
-		return ret;
-	/* A request refused is failed here; one that is lost comes back when the connection is
-	 * buried. */
-	if (issue(c->link.h, r) < 0 && check(c, 0))
-		conn_settle(c, r, REQ_DONE, nbd_get_errno() ? -nbd_get_errno() : -EIO);
-	check(c, 0);
-	ubd_cond_wake_one(c->q, &c->work);
-	return 0;
-}
-
 static bool wants(const struct conn *c, unsigned direction)
 {
-	return nbd_aio_get_direction(c->link.h) & direction;
+	return c->up && nbd_aio_get_direction(c->link.h) & direction;
 }
 
-/* Sends what did not go out at once. */
-static void writer(struct ubd_queue *q, void *arg)
+void tls_send(struct conn *c, struct req *r)
 {
-	struct conn *c = arg;
+	struct nbd_handle *h = c->link.h;
+
+	conn_expect(c, r);
+	/* A request refused is failed here; one that is lost comes back when the connection is
+	 * buried. */
+	if (issue(h, r) < 0 && check(c, 0))
+		conn_settle(c, r, REQ_DONE, nbd_get_errno() ? -nbd_get_errno() : -EIO);
+	check(c, 0);
+	/* What did not go out at once, of whoever it is. */
+	if (c->senders || !wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+		return;
+	c->senders++;
+	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
+		ubd_poll(c->q, nbd_aio_get_fd(h), POLLOUT);
+		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+			check(c, nbd_aio_notify_write(h));
+	}
+	conn_sent(c);
+}
+
+void tls_receive(struct conn *c)
+{
+	struct nbd_handle *h = c->link.h;
 
 	while (c->up) {
-		if (!wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
-			ubd_cond_wait(q, &c->work, NULL);
-			continue;
-		}
-		ubd_poll(q, nbd_aio_get_fd(c->link.h), POLLOUT);
-		if (c->up && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
-			check(c, nbd_aio_notify_write(c->link.h));
+		/* What libnbd held back while it was in the middle of a reply has no sender. */
+		bool write = !c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE);
+		int events =
+			ubd_poll(c->q, nbd_aio_get_fd(h), (short)(POLLIN | (write ? POLLOUT : 0)));
+
+		if (events == POLLOUT && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+			check(c, nbd_aio_notify_write(h));
+		else
+			check(c, wants(c, LIBNBD_AIO_DIRECTION_READ) ? nbd_aio_notify_read(h) : 0);
 	}
-	conn_unuse(c);
-}
-
-static void reader(struct ubd_queue *q, void *arg)
-{
-	struct conn *c = arg;
-
-	while (c->up) {
-		ubd_poll(q, nbd_aio_get_fd(c->link.h), POLLIN);
-		if (c->up && wants(c, LIBNBD_AIO_DIRECTION_READ))
-			check(c, nbd_aio_notify_read(c->link.h));
-		else if (c->up)
-			check(c, 0);
-		ubd_cond_wake_one(q, &c->work);
-	}
-	conn_unuse(c);
-}
-
-int tls_start(struct conn *c)
-{
-	int ret = ubd_spawn(c->q, writer, c);
-
-	if (!ret)
-		c->busy++;
-	if (!ret)
-		ret = ubd_spawn(c->q, reader, c);
-	if (!ret)
-		c->busy++;
-	return ret;
 }

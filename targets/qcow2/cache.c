@@ -219,8 +219,6 @@ int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx)
 		return load_page(img, q, tx->page);
 	case NEED_COMMIT:
 		return qc_commit(img, q);
-	case NEED_TABLE:
-		return qc_table_grow(img, q, tx->page);
 	case NEED_ROOM:
 		return qc_file_reserve(&img->file, q, tx->page);
 	case NEED_TURN: /* has been waited for, under the lock that the transaction held */

@@ -38,7 +38,7 @@ void census_end(struct census *c)
 	free(c->buffer);
 }
 
-static int damaged(struct census *c, const char *what, uint64_t pos)
+int census_damaged(struct census *c, const char *what, uint64_t pos)
 {
 	qc_damaged(c->img, what, pos);
 	return ubd_device_fail(
@@ -54,10 +54,10 @@ int census_mark(struct census *c, uint64_t pos, uint64_t count, uint32_t times, 
 	uint64_t end = clusters_for(c->img, atomic_load(&c->img->file.end));
 
 	if (count > end || first > end - count)
-		return damaged(c, "a reference past the end of the file,", pos);
+		return census_damaged(c, "a reference past the end of the file,", pos);
 	for (uint64_t i = first; i < first + count; i++) {
 		if ((c->marks[i] & CENSUS_COUNT) + (uint64_t)times > CENSUS_COUNT)
-			return damaged(c, "the number of references to a cluster", pos);
+			return census_damaged(c, "the number of references to a cluster", pos);
 		c->marks[i] = (c->marks[i] + times) | flags;
 	}
 	c->top = MAX(c->top, first + count);
@@ -76,7 +76,7 @@ static int add_table(struct census *c, uint64_t pos, uint32_t times)
 	int ret;
 
 	if (pos & (cluster_size(c->img) - 1) || !pos)
-		return damaged(c, "an L2 table", pos);
+		return census_damaged(c, "an L2 table", pos);
 	ret = census_mark(c, pos, 1, times, CENSUS_OLD);
 	if (ret || c->marks[cluster] & CENSUS_TABLE)
 		return ret;
@@ -101,7 +101,7 @@ int census_l1(struct census *c, uint64_t pos, uint64_t entries, uint32_t times)
 
 	c->l1_entries += entries;
 	if (entries > MAX_L1_BYTES / 8 || c->l1_entries > MAX_L1_ENTRIES || pos & (size - 1))
-		return damaged(c, "an L1 table", pos);
+		return census_damaged(c, "an L1 table", pos);
 	ret = census_mark(c, pos, clusters_for(c->img, entries * 8), times, CENSUS_OLD);
 	for (uint64_t i = 0; i < entries && !ret; i++) {
 		uint64_t word;
@@ -143,7 +143,8 @@ static int count_table(struct census *c, const struct census_table *t)
 		if (!word)
 			continue;
 		if (qc_entry_parse(c->img, word, bits, &e))
-			return damaged(c, "an L2 entry", (t->cluster << c->img->cluster_bits) + at);
+			return census_damaged(c, "an L2 entry",
+					      (t->cluster << c->img->cluster_bits) + at);
 		ret = census_entry(c, &e, t->times);
 	}
 	return ret;

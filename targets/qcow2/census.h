@@ -38,6 +38,8 @@ int census_l1(struct census *c, uint64_t pos, uint64_t entries, uint32_t times);
 int census_entry(struct census *c, const struct qc_entry *e, uint32_t times);
 /* The data of all L2 tables met by census_l1(). */
 int census_tables(struct census *c);
+/* -EIO, with a sentence. */
+int census_damaged(struct census *c, const char *what, uint64_t pos);
 /* A table's contents. -EIO with sentence where that is not possible. */
 int census_read(struct census *c, void *buf, uint64_t len, uint64_t pos);
 /* Clusters in a row that neither the image as it is nor the one to come uses; now referenced. */

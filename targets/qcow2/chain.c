@@ -102,7 +102,7 @@ static int open_data_file(struct qc_image *img, const struct qc_options *o)
 				       img->file.path);
 	path = o->data_file ? strdup(name) : resolve(img->file.path, name);
 	if (!path)
-		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+		return -ENOMEM;
 	ret = open_file(&img->data_file, img->dev, path, img->writable, false, o);
 	free(path);
 	img->data = &img->data_file;
@@ -114,12 +114,11 @@ static int select_snapshot(struct qc_image *img, const char *name)
 	unsigned shift = img->cluster_bits + l2_bits(img);
 	struct qc_snapshots all;
 	const struct qc_snapshot *s;
-	int ret = qc_snapshots_read(img, NULL, &all), i;
+	int ret = qc_snapshots_read(img, NULL, &all);
 
 	if (ret)
 		return ret;
-	i = qc_snapshot_find(&all, name);
-	s = i < 0 ? NULL : &all.items[i];
+	s = qc_snapshot_find(&all, name);
 	if (!s) {
 		ret = ubd_device_fail(img->dev, -ENOENT, "%s has no snapshot '%s'", img->file.path,
 				      name);
@@ -140,6 +139,7 @@ static int select_snapshot(struct qc_image *img, const char *name)
 /* Ready to be written: what a dead server left is worked in, refcounts are right. */
 static int make_writable(struct qc_image *img, const struct qc_options *o)
 {
+	bool untidy;
 	int ret = 0;
 
 	img->zero_from =
@@ -155,11 +155,14 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 		img->commit_first = true; /* nothing in the header could vouch for a journal */
 	else if (o->journal)
 		ret = qc_journal_open(img, o->journal);
-	if (!ret && (img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT))) {
+	untidy = !ret &&
+		 (img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
+	if (untidy)
 		ubd_device_notice(
 			img->dev, "%s was not closed in order: rebuilding its refcounts%s",
 			img->file.path,
 			img->nr_patches ? ", doing again what its server had not written" : "");
+	if (!ret && (untidy || qc_table_is_small(img))) {
 		ret = qc_repair(img, NULL);
 		if (ret)
 			ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
@@ -175,7 +178,7 @@ static int open_qcow2(struct qc_image *img, const struct qc_options *o)
 	if (ret)
 		return ret;
 	if (qc_cache_init(img, o->cache_bytes))
-		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+		return -ENOMEM;
 	ret = open_data_file(img, o);
 	if (!ret && o->snapshot)
 		ret = select_snapshot(img, o->snapshot);
@@ -224,7 +227,7 @@ static int open_one(struct opening *o, struct qc_image **out, const char *path, 
 	int ret;
 
 	if (!img)
-		return ubd_device_fail(o->dev, -ENOMEM, "out of memory");
+		return -ENOMEM;
 	pthread_mutex_init(&img->lock, NULL);
 	img->dev = o->dev;
 	img->writable = writable;
@@ -265,7 +268,7 @@ static int open_below(struct opening *o, struct qc_image *img)
 				       img->file.path, img->backing_name, format);
 	path = resolve(img->file.path, img->backing_name);
 	if (!path)
-		return ubd_device_fail(o->dev, -ENOMEM, "out of memory");
+		return -ENOMEM;
 	ret = check_loop(o, path);
 	if (!ret)
 		ret = open_one(o, &img->backing, path, format, false);

@@ -102,36 +102,20 @@ void qc_file_close(struct qc_file *f)
 	f->path = NULL;
 }
 
-static ssize_t pread_all(int fd, char *buf, size_t len, uint64_t pos)
+/* Without a queue: all of it, or what there is up to the file's end. */
+static ssize_t block_io(int fd, void *buf, size_t len, uint64_t pos, bool is_write)
 {
 	size_t done = 0;
+	ssize_t n = 1;
 
-	while (done < len) {
-		ssize_t n = pread(fd, buf + done, len - done, (off_t)(pos + done));
+	while (done < len && n) {
+		char *at = (char *)buf + done;
+		off_t from = (off_t)(pos + done);
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
+		n = is_write ? pwrite(fd, at, len - done, from) : pread(fd, at, len - done, from);
+		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (!n)
-			break;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
-}
-
-static ssize_t pwrite_all(int fd, const char *buf, size_t len, uint64_t pos)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = pwrite(fd, buf + done, len - done, (off_t)(pos + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		done += (size_t)n;
+		done += (size_t)(n < 0 ? 0 : n);
 	}
 	return (ssize_t)done;
 }
@@ -142,7 +126,8 @@ int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len
 	ssize_t n = before(&op);
 
 	if (!n && pos < atomic_load(&f->end))
-		n = q ? ubd_pread(q, f->b.fd, buf, len, pos) : pread_all(f->b.fd, buf, len, pos);
+		n = q ? ubd_pread(q, f->b.fd, buf, len, pos)
+		      : block_io(f->b.fd, buf, len, pos, false);
 	if (n < 0)
 		return after(&op, (int)n);
 	memset((char *)buf + n, 0, len - (size_t)n);
@@ -167,7 +152,7 @@ int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint6
 
 	if (!n)
 		n = q ? ubd_pwrite(q, f->b.fd, buf, len, pos, 0)
-		      : pwrite_all(f->b.fd, buf, len, pos);
+		      : block_io(f->b.fd, (void *)(uintptr_t)buf, len, pos, true);
 	if (n >= 0 && (uint64_t)n < len)
 		n = -EIO;
 	wrote(f, n < 0 ? 0 : pos + len);

@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define BAD(img, ...) ubd_device_fail((img)->dev, -EINVAL, __VA_ARGS__)
-
 int qc_damaged(struct qc_image *img, const char *what, uint64_t where)
 {
 	if (!atomic_exchange(&img->broken, true))
@@ -18,43 +16,44 @@ int qc_damaged(struct qc_image *img, const char *what, uint64_t where)
 	return -EIO;
 }
 
+/* What the header says of this cannot be. */
+static int bad(struct qc_image *img, const char *what, uint64_t value)
+{
+	return ubd_device_fail(img->dev, -EINVAL, "%s: the header is damaged: %s of %llu",
+			       img->file.path, what, (unsigned long long)value);
+}
+
+static int unknown(struct qc_image *img, const char *what, uint64_t value)
+{
+	return ubd_device_fail(img->dev, -EINVAL, "%s: %s %#llx is not known to this version",
+			       img->file.path, what, (unsigned long long)value);
+}
+
 /* ---- Fields -------------------------------------------------------------------------------- */
 
 static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 {
-	uint32_t order;
+	uint32_t order = get32(h + HDR_REFCOUNT_ORDER);
 
 	img->incompatible = get64(h + HDR_INCOMPATIBLE);
-	img->compatible = get64(h + HDR_COMPATIBLE);
 	img->autoclear = get64(h + HDR_AUTOCLEAR);
-	order = get32(h + HDR_REFCOUNT_ORDER);
 	*length = get32(h + HDR_LENGTH);
 	if (order > 6)
-		return BAD(img,
-			   "%s: refcounts of 2^%u bits are not possible: the header is damaged",
-			   img->file.path, order);
+		return bad(img, "a refcount order", order);
 	img->refcount_bits = 1u << order;
 	if (*length < QCOW2_V3_HEADER || *length > cluster_size(img) || *length % 8)
-		return BAD(img, "%s: a header of %u bytes is not possible: it is damaged",
-			   img->file.path, *length);
+		return bad(img, "a length", *length);
 	if (img->incompatible & ~INCOMPAT_KNOWN)
-		return BAD(img,
-			   "%s needs features this version does not know (incompatible bits %#llx)",
-			   img->file.path,
-			   (unsigned long long)(img->incompatible & ~INCOMPAT_KNOWN));
+		return unknown(img, "its feature", img->incompatible & ~INCOMPAT_KNOWN);
 	if (*length > HDR_COMPRESSION)
 		img->compression = h[HDR_COMPRESSION];
-	if (img->compression > 1 ||
-	    !(img->incompatible & INCOMPAT_COMPRESSION) != !img->compression)
-		return BAD(img,
-			   "%s: its compression type %u is not known, or the header is damaged",
-			   img->file.path, img->compression);
+	if (img->compression > 1)
+		return unknown(img, "its compression type", img->compression);
+	if (!(img->incompatible & INCOMPAT_COMPRESSION) != !img->compression)
+		return bad(img, "a compression type", img->compression);
 	if (img->incompatible & INCOMPAT_EXTENDED_L2) {
 		if (img->cluster_bits < 14)
-			return BAD(img,
-				   "%s: clusters of %llu bytes cannot have subclusters: the "
-				   "header is damaged",
-				   img->file.path, (unsigned long long)cluster_size(img));
+			return bad(img, "subclusters in a cluster", cluster_size(img));
 		img->units = 32;
 		img->unit_bits = img->cluster_bits - 5;
 	}
@@ -66,20 +65,20 @@ static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *leng
 static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 {
 	if (get32(h + HDR_MAGIC) != QCOW2_MAGIC)
-		return BAD(img, "%s is not a qcow2 image", img->file.path);
+		return ubd_device_fail(img->dev, -EINVAL, "%s is not a qcow2 image",
+				       img->file.path);
 	img->version = get32(h + HDR_VERSION);
 	if (img->version != 2 && img->version != 3)
-		return BAD(img, "%s: qcow2 version %u is not known (2 and 3 are)", img->file.path,
-			   img->version);
+		return unknown(img, "its version", img->version);
 	img->cluster_bits = get32(h + HDR_CLUSTER_BITS);
 	if (img->cluster_bits < 9 || img->cluster_bits > 21)
-		return BAD(img, "%s: clusters of 2^%u bytes are not supported (2^9 to 2^21 are)",
-			   img->file.path, img->cluster_bits);
+		return bad(img, "a binary logarithm of cluster sizes", img->cluster_bits);
 	if (get32(h + HDR_CRYPT))
-		return BAD(img,
-			   "%s is encrypted: encrypted images are not supported; decrypt it "
-			   "with qemu-img convert",
-			   img->file.path);
+		return ubd_device_fail(
+			img->dev, -EINVAL,
+			"%s is encrypted: encrypted images are not supported; decrypt "
+			"it with qemu-img convert",
+			img->file.path);
 	img->size = get64(h + HDR_SIZE);
 	img->l1_entries = get32(h + HDR_L1_ENTRIES);
 	img->l1_offset = get64(h + HDR_L1_OFFSET);
@@ -106,44 +105,28 @@ static bool table_fits(const struct qc_image *img, uint64_t pos, uint64_t len)
 
 static int check_tables(struct qc_image *img)
 {
-	const char *path = img->file.path;
 	unsigned shift = img->cluster_bits + l2_bits(img);
 	uint64_t needed = (img->size >> shift) + !!(img->size & ((1ull << shift) - 1));
 	uint64_t rt = (uint64_t)img->rt_clusters << img->cluster_bits;
+	uint64_t l1 = (uint64_t)img->l1_entries * 8;
 
 	if (!img->size || img->size > INT64_MAX - (4ull << 20))
-		return BAD(img, "%s: a disk of %llu bytes is not possible", path,
-			   (unsigned long long)img->size);
-	if (img->l1_entries > MAX_L1_BYTES / 8 || needed > img->l1_entries ||
-	    !table_fits(img, img->l1_offset, (uint64_t)img->l1_entries * 8))
-		return BAD(img,
-			   "%s: its L1 table (%u entries at %llu) does not fit a disk of %llu "
-			   "bytes: the header is damaged",
-			   path, img->l1_entries, (unsigned long long)img->l1_offset,
-			   (unsigned long long)img->size);
-	if (!img->rt_clusters || rt > MAX(MAX_RT_BYTES, cluster_size(img)) ||
+		return bad(img, "a disk's size", img->size);
+	if (l1 > MAX_L1_BYTES || needed > img->l1_entries || !table_fits(img, img->l1_offset, l1))
+		return bad(img, "an L1 table's place or its entries", img->l1_entries);
+	if (!rt || rt > MAX(MAX_RT_BYTES, cluster_size(img)) ||
 	    !table_fits(img, img->rt_offset, rt))
-		return BAD(img,
-			   "%s: its refcount table (%u clusters at %llu) is not possible: the "
-			   "header is damaged",
-			   path, img->rt_clusters, (unsigned long long)img->rt_offset);
-	if (img->nr_snapshots > MAX_SNAPSHOTS ||
+		return bad(img, "a refcount table's place or its clusters", img->rt_clusters);
+	if (img->nr_snapshots > MAX_SNAPSHOTS || (img->nr_snapshots && img->external) ||
 	    (img->nr_snapshots &&
 	     !table_fits(img, img->snapshots_offset, (uint64_t)img->nr_snapshots * SNAP_FIXED)))
-		return BAD(img,
-			   "%s: its snapshot table (%u at %llu) is not possible: the header is "
-			   "damaged",
-			   path, img->nr_snapshots, (unsigned long long)img->snapshots_offset);
-	if (img->external && img->nr_snapshots)
-		return BAD(img,
-			   "%s: an image with a data file cannot have snapshots: the header is "
-			   "damaged",
-			   path);
+		return bad(img, "a snapshot table's place or its entries", img->nr_snapshots);
+	/* No write to one table may change another. */
 	if (qc_is_metadata(&(struct qc_image){.cluster_bits = img->cluster_bits,
 					      .l1_offset = img->l1_offset,
 					      .l1_entries = img->l1_entries},
 			   img->rt_offset, rt))
-		return BAD(img, "%s: its tables lie on one another: the header is damaged", path);
+		return bad(img, "a refcount table in others, at", img->rt_offset);
 	return 0;
 }
 
@@ -152,35 +135,28 @@ static int check_tables(struct qc_image *img)
 static int keep_name(struct qc_image *img, char **where, const uint8_t *from, uint64_t len)
 {
 	if (*where || len > MAX_NAME || memchr(from, 0, len))
-		return BAD(img, "%s: a file name in its header is not possible: it is damaged",
-			   img->file.path);
+		return bad(img, "a file name's length", len);
 	*where = strndup((const char *)from, len);
-	return *where ? 0 : ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+	return *where ? 0 : -ENOMEM;
 }
 
+/* Header extensions in [at, end) of the first cluster. */
 static int read_extensions(struct qc_image *img, const uint8_t *h, uint64_t at, uint64_t end)
 {
-	while (at + 8 <= end) {
-		uint32_t type = get32(h + at), len = get32(h + at + 4);
-		int ret = 0;
+	uint32_t len;
+	int ret = 0;
 
-		if (type == EXT_END)
-			return 0;
-		at += 8;
-		if (len > end - at)
-			return BAD(img,
-				   "%s: a header extension of %u bytes does not fit: the "
-				   "header is damaged",
-				   img->file.path, len);
-		if (type == EXT_BACKING_FORMAT)
-			ret = keep_name(img, &img->backing_format, h + at, len);
-		else if (type == EXT_DATA_FILE)
-			ret = keep_name(img, &img->data_name, h + at, len);
-		if (ret)
-			return ret;
-		at += (len + 7ull) & ~7ull;
+	for (; !ret && at + 8 <= end && get32(h + at) != EXT_END;
+	     at += 8 + ((len + 7ull) & ~7ull)) {
+		len = get32(h + at + 4);
+		if (len > end - at - 8)
+			return bad(img, "an extension's length", len);
+		if (get32(h + at) == EXT_BACKING_FORMAT)
+			ret = keep_name(img, &img->backing_format, h + at + 8, len);
+		else if (get32(h + at) == EXT_DATA_FILE)
+			ret = keep_name(img, &img->data_name, h + at + 8, len);
 	}
-	return 0;
+	return ret;
 }
 
 static int read_names(struct qc_image *img, const uint8_t *h, uint32_t length)
@@ -192,8 +168,9 @@ static int read_names(struct qc_image *img, const uint8_t *h, uint32_t length)
 	if (ret || !pos || !len)
 		return ret;
 	if (len > MAX_NAME || pos > cluster_size(img) || len > cluster_size(img) - pos)
-		return BAD(img, "%s: its backing file's name does not fit: the header is damaged",
-			   img->file.path);
+		return bad(img, "a backing file's name, length", len);
+	if (img->data_raw)
+		return bad(img, "a backing file beside a raw data file, its name's length", len);
 	return keep_name(img, &img->backing_name, h + pos, len);
 }
 
@@ -201,32 +178,24 @@ static int read_names(struct qc_image *img, const uint8_t *h, uint32_t length)
 
 int qc_header_read(struct qc_image *img)
 {
-	uint8_t *first;
 	uint32_t length = 0, page;
+	uint8_t *first;
 	int ret;
 
 	if (posix_memalign((void **)&first, 4096, 1u << 21))
-		return ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+		return -ENOMEM;
 	ret = qc_file_read(&img->file, NULL, first, 4096, 0);
-	if (ret)
-		ubd_device_fail(img->dev, ret, "cannot read %s: %s", img->file.path,
-				strerror(-ret));
 	if (!ret)
 		ret = read_fields(img, first, &length);
-	if (!ret && qc_file_read(&img->file, NULL, first, cluster_size(img), 0))
-		ret = ubd_device_fail(img->dev, -EIO, "cannot read %s", img->file.path);
+	if (!ret)
+		ret = qc_file_read(&img->file, NULL, first, cluster_size(img), 0);
 	if (!ret)
 		ret = check_tables(img);
 	if (!ret)
 		ret = read_names(img, first, length);
-	if (!ret && img->data_raw && img->backing_name)
-		ret = BAD(img,
-			  "%s: a raw data file and a backing file exclude one another: the "
-			  "header is damaged",
-			  img->file.path);
 	page = ret ? 0 : 1u << MIN(img->cluster_bits, 12);
 	if (!ret && posix_memalign((void **)&img->header, 4096, page))
-		ret = ubd_device_fail(img->dev, -ENOMEM, "out of memory");
+		ret = -ENOMEM;
 	if (!ret)
 		memcpy(img->header, first, page);
 	free(first);

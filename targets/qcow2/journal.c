@@ -41,7 +41,6 @@ struct qc_journal {
 	struct journal_file *map;
 	char *path;
 	unsigned taken; /* half that the commit under way makes superfluous */
-	bool overflown; /* not everything is noted: until the next commit, answers wait for it */
 };
 
 bool qc_journal_full(const struct qc_image *img)
@@ -60,10 +59,10 @@ void qc_journal_add(struct qc_image *img, uint64_t guest, uint64_t word, uint64_
 		return;
 	half = j->map->current;
 	n = j->map->count[half];
-	if (n == ROOM) {
-		img->commit_first = j->overflown = true;
+	/* Never, as transactions look first; but what is not noted must be on disk. */
+	img->commit_first |= n == ROOM;
+	if (n == ROOM)
 		return;
-	}
 	j->map->records[half][n] = (struct record){guest, word, bits};
 	atomic_store_explicit(&j->map->count[half], n + 1, memory_order_release);
 }
@@ -92,8 +91,6 @@ void qc_journal_end(struct qc_image *img, bool done)
 	if (!j || !done)
 		return;
 	atomic_store(&j->map->count[j->taken], 0);
-	if (j->overflown && !j->map->count[j->map->current])
-		img->commit_first = j->overflown = false;
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */

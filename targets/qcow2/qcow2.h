@@ -71,10 +71,10 @@ struct qc_cache {
 };
 
 /* What a transaction that returned -EAGAIN waits for. */
-enum qc_need { NEED_NOTHING, NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_TABLE, NEED_ROOM };
+enum qc_need { NEED_NOTHING, NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_ROOM };
 struct qc_tx {
 	enum qc_need need;
-	uint64_t page;	  /* NEED_PAGE: where; NEED_ROOM: new end; NEED_TABLE: the one too small */
+	uint64_t page;	  /* NEED_PAGE: where; NEED_ROOM: new end */
 	unsigned commits; /* made for want of space: the next time there really is none */
 };
 
@@ -122,7 +122,7 @@ struct qc_image {
 	unsigned version, cluster_bits, refcount_bits, compression;
 	unsigned units;	    /* of a cluster that are mapped apart: 1, or 32 subclusters */
 	unsigned unit_bits; /* log2 of a unit's bytes */
-	uint64_t incompatible, compatible, autoclear;
+	uint64_t incompatible, autoclear;
 	uint64_t l1_offset, rt_offset, snapshots_offset;
 	uint32_t l1_entries, rt_clusters, nr_snapshots;
 	char *backing_name, *backing_format, *data_name;
@@ -133,7 +133,6 @@ struct qc_image {
 	struct qc_busy *busy;
 	_Atomic bool broken;	     /* metadata found damaged: nothing is allocated any more */
 	_Atomic bool marked;	     /* the file says that it is in use (dirty bit) */
-	bool table_growing;	     /* no new refcount blocks now */
 	uint64_t hint;		     /* no free host cluster below */
 	uint64_t end_at_open;	     /* of the file, bytes */
 	uint64_t zero_from;	     /* clusters from here on were never written: they are zero */
@@ -195,6 +194,12 @@ static inline unsigned l2_bits(const struct qc_image *img)
 static inline uint32_t all_units(const struct qc_image *img)
 {
 	return img->units > 1 ? UINT32_MAX : 1;
+}
+
+/* Clusters that a refcount block counts. */
+static inline uint64_t refs_per_block(const struct qc_image *img)
+{
+	return cluster_size(img) * 8 / img->refcount_bits;
 }
 
 /* Clusters that `bytes` take. */
@@ -307,8 +312,6 @@ int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *fi
 	     uint64_t *count, bool *zeroed);
 /* Lock held: clusters that nothing on disk points at: free at once. */
 void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
-/* A refcount table larger than the one at old_offset. [awaits] */
-int qc_table_grow(struct qc_image *img, struct ubd_queue *q, uint64_t old_offset);
 /* Refcounts in memory: entry i of a block's bytes. */
 uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i);
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
@@ -365,14 +368,15 @@ bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count);
 /* ---- rebuild.c, snapshot.c ----------------------------------------------------------------- */
 
 struct qc_snapshot {
-	uint64_t l1_offset, size, vm_state, clock;
-	uint32_t l1_entries, seconds, nanoseconds;
-	char *id, *name;
-	uint8_t *extra;
-	uint32_t extra_length;
+	const uint8_t *raw; /* as in the table, .length bytes */
+	uint64_t length;
+	uint64_t l1_offset, size;
+	uint32_t l1_entries;
+	char *id, *name; /* owned */
 };
 
 struct qc_snapshots {
+	uint8_t *table; /* owned; where the entries were read from */
 	struct qc_snapshot *items;
 	unsigned count;
 };
@@ -382,7 +386,7 @@ struct qc_world {
 	uint64_t size;
 	const struct qc_snapshots *now;	 /* the snapshots that there are */
 	const struct qc_snapshots *then; /* those that there will be */
-	int adopt;			 /* index in now: it becomes the disk; -1: no */
+	const struct qc_snapshot *adopt; /* one of now: it becomes the disk; NULL: none does */
 };
 
 /*
@@ -390,14 +394,17 @@ struct qc_world {
  * one write of the header's sector makes it so. No requests may be under way. [awaits]
  */
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w);
+/* Whether the refcount table may not be able to count what the disk comes to need. */
+bool qc_table_is_small(const struct qc_image *img);
 
 int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snapshots *s);
 void qc_snapshots_free(struct qc_snapshots *s);
-/* By id or by name; -1: there is none. */
-int qc_snapshot_find(const struct qc_snapshots *s, const char *word);
+uint64_t qc_snapshots_bytes(const struct qc_snapshots *s);
+/* By id or by name; NULL: there is none. */
+const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word);
 int qc_snapshot_create(struct qc_image *img, struct ubd_queue *q, const char *name);
-int qc_snapshot_delete(struct qc_image *img, struct ubd_queue *q, const char *name);
-int qc_snapshot_apply(struct qc_image *img, struct ubd_queue *q, const char *name);
+/* Make the disk what it was then, or delete the snapshot. */
+int qc_snapshot_use(struct qc_image *img, struct ubd_queue *q, const char *name, bool apply);
 int qc_repair(struct qc_image *img, struct ubd_queue *q);
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size);
 

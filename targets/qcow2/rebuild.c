@@ -15,10 +15,8 @@ struct rebuild {
 	struct qc_image *img;
 	struct ubd_queue *q;
 	const struct qc_world *w;
-	struct qc_image next; /* only what the header says */
-	uint8_t *l1;	      /* the new one */
-	uint64_t *blocks;     /* positions of the new refcount blocks, by index */
-	uint64_t nr_blocks;
+	struct qc_image next;		 /* only what the header says */
+	uint8_t *l1;			 /* the new one */
 	uint64_t source, source_entries; /* the L1 that the new one is made from */
 	uint32_t patch;			 /* the next to be worked in */
 };
@@ -66,13 +64,9 @@ static int parse_at(struct rebuild *r, uint64_t at, uint64_t pos, struct qc_entr
 {
 	const uint8_t *p = r->c.buffer + at;
 
-	if (!qc_entry_parse(r->img, get64(p), r->img->units > 1 ? get64(p + 8) : 0, e))
-		return 0;
-	qc_damaged(r->img, "an L2 entry", pos + at);
-	return ubd_device_fail(r->img->dev, -EIO,
-			       "%s is damaged: an L2 entry at %llu cannot be right; try qemu-img "
-			       "check -r all on a copy",
-			       r->img->file.path, (unsigned long long)(pos + at));
+	if (qc_entry_parse(r->img, get64(p), r->img->units > 1 ? get64(p + 8) : 0, e))
+		return census_damaged(&r->c, "an L2 entry", pos + at);
+	return 0;
 }
 
 /* The new disk's data: one reference each. */
@@ -177,17 +171,6 @@ static int spare_old_refcounts(struct rebuild *r)
 	return ret;
 }
 
-static uint64_t snapshot_table_bytes(const struct qc_snapshots *s)
-{
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < s->count; i++)
-		bytes += (SNAP_FIXED + s->items[i].extra_length + strlen(s->items[i].id) +
-			  strlen(s->items[i].name) + 7) &
-			 ~7ull;
-	return bytes;
-}
-
 /* The image as it is, and of the new one everything but the disk. */
 static int take_stock(struct rebuild *r)
 {
@@ -199,8 +182,8 @@ static int take_stock(struct rebuild *r)
 		ret = spare_old_refcounts(r);
 	if (!ret && w->now->count)
 		ret = census_mark(&r->c, img->snapshots_offset,
-				  clusters_for(img, snapshot_table_bytes(w->now)),
-				  w->then == w->now, CENSUS_OLD);
+				  clusters_for(img, qc_snapshots_bytes(w->now)), w->then == w->now,
+				  CENSUS_OLD);
 	if (!ret)
 		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, 0);
 	for (unsigned i = 0; i < w->now->count && !ret; i++)
@@ -217,8 +200,8 @@ static int load_source(struct rebuild *r)
 	unsigned shift = r->img->cluster_bits + l2_bits(r->img);
 	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift, bytes;
 
-	r->source = w->adopt < 0 ? r->img->l1_offset : w->now->items[w->adopt].l1_offset;
-	r->source_entries = w->adopt < 0 ? r->img->l1_entries : w->now->items[w->adopt].l1_entries;
+	r->source = w->adopt ? w->adopt->l1_offset : r->img->l1_offset;
+	r->source_entries = w->adopt ? w->adopt->l1_entries : r->img->l1_entries;
 	if (entries > MAX_L1_BYTES / 8)
 		return ubd_device_fail(r->img->dev, -EFBIG,
 				       "%s: a disk of %llu bytes is too large for clusters of %llu",
@@ -244,26 +227,10 @@ static int write_l1(struct rebuild *r)
 	return ret ? ret : qc_file_write(&r->img->file, r->q, r->l1, bytes, r->next.l1_offset);
 }
 
-static void put_snapshot(uint8_t *p, const struct qc_snapshot *s)
-{
-	put64(p + SNAP_L1_OFFSET, s->l1_offset);
-	put32(p + SNAP_L1_ENTRIES, s->l1_entries);
-	put16(p + SNAP_ID_LENGTH, (uint16_t)strlen(s->id));
-	put16(p + SNAP_NAME_LENGTH, (uint16_t)strlen(s->name));
-	put32(p + SNAP_SECONDS, s->seconds);
-	put32(p + SNAP_NANOSECONDS, s->nanoseconds);
-	put64(p + SNAP_CLOCK, s->clock);
-	put32(p + SNAP_VM_STATE, (uint32_t)s->vm_state);
-	put32(p + SNAP_EXTRA_LENGTH, s->extra_length);
-	memcpy(p + SNAP_FIXED, s->extra, s->extra_length);
-	memcpy(p + SNAP_FIXED + s->extra_length, s->id, strlen(s->id));
-	memcpy(p + SNAP_FIXED + s->extra_length + strlen(s->id), s->name, strlen(s->name));
-}
-
 static int write_snapshots(struct rebuild *r)
 {
 	const struct qc_snapshots *s = r->w->then;
-	uint64_t n = clusters_for(r->img, snapshot_table_bytes(s)), at = 0;
+	uint64_t n = clusters_for(r->img, qc_snapshots_bytes(s)), at = 0;
 	uint8_t *table;
 	int ret;
 
@@ -277,12 +244,8 @@ static int write_snapshots(struct rebuild *r)
 	if (ret || posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
 		return ret ? ret : -ENOMEM;
 	memset(table, 0, n << r->img->cluster_bits);
-	for (unsigned i = 0; i < s->count; i++) {
-		const struct qc_snapshots one = {&s->items[i], 1};
-
-		put_snapshot(table + at, &s->items[i]);
-		at += snapshot_table_bytes(&one);
-	}
+	for (unsigned i = 0; i < s->count; at += s->items[i++].length)
+		memcpy(table + at, s->items[i].raw, s->items[i].length);
 	ret = qc_file_write(&r->img->file, r->q, table, n << r->img->cluster_bits,
 			    r->next.snapshots_offset);
 	free(table);
@@ -291,66 +254,46 @@ static int write_snapshots(struct rebuild *r)
 
 /* ---- Refcounts ----------------------------------------------------------------------------- */
 
-static bool is_empty(const struct census *c, uint64_t first, uint64_t n)
+/* What a table should be able to count: all there is and a disk full of new data, and as much
+ * again. */
+static uint64_t wanted_reach(const struct qc_image *img, uint64_t clusters, uint64_t size)
 {
-	for (uint64_t i = first; i < MIN(first + n, c->top); i++)
-		if (c->marks[i] & CENSUS_COUNT)
-			return false;
-	return true;
+	return 2 * (clusters + clusters_for(img, size)) + 65536;
 }
 
-/* Places for all blocks that have something to count, themselves included. */
-static int place_blocks(struct rebuild *r, uint64_t per)
+bool qc_table_is_small(const struct qc_image *img)
 {
-	for (uint64_t i = 0; i * per < r->c.top;) {
-		uint64_t own;
-		int ret;
+	uint64_t entries = (uint64_t)img->rt_clusters << (img->cluster_bits - 3);
+	uint64_t clusters = clusters_for(img, atomic_load(&img->file.end));
 
-		if (i == r->nr_blocks) {
-			void *more = realloc(r->blocks, (i + 1024) * sizeof(*r->blocks));
-
-			if (!more)
-				return -ENOMEM;
-			r->blocks = more;
-			memset(r->blocks + i, 0, 1024 * sizeof(*r->blocks));
-			r->nr_blocks += 1024;
-		}
-		if (r->blocks[i] || is_empty(&r->c, i * per, per)) {
-			i++;
-			continue;
-		}
-		ret = census_take(&r->c, 1, &r->blocks[i]);
-		if (ret)
-			return ret;
-		/* It may lie among clusters of a block passed by as empty. */
-		own = (r->blocks[i] >> r->img->cluster_bits) / per;
-		i = own < i && !r->blocks[own] ? own : i + 1;
-	}
-	return 0;
+	clusters += clusters_for(img, img->size) + clusters_for(img, img->size / 8);
+	return entries * 8 < MAX_RT_BYTES && entries * refs_per_block(img) < clusters;
 }
 
-static int place_table(struct rebuild *r, uint64_t per)
+/* Table and blocks in one run; its blocks are dense: they count all there is, themselves included.
+ */
+static int place_refcounts(struct rebuild *r, uint64_t *blocks, uint64_t *table)
 {
-	uint64_t in_one = cluster_size(r->img) / 8, need, have = 0;
-	int ret = place_blocks(r, per);
+	const struct qc_image *img = r->img;
+	uint64_t per = refs_per_block(img), in_one = cluster_size(img) / 8, n;
+	uint64_t most = MAX(MAX_RT_BYTES >> img->cluster_bits, 1u);
 
-	while (!ret) {
-		need = ((r->c.top + per - 1) / per + in_one - 1) / in_one;
-		if (need <= have)
-			break;
-		for (uint64_t i = 0; i < have; i++)
-			r->c.marks[(r->next.rt_offset >> r->img->cluster_bits) + i] = 0;
-		have = need;
-		ret = census_take(&r->c, have, &r->next.rt_offset);
-		if (!ret)
-			ret = place_blocks(r, per);
-	}
-	r->next.rt_clusters = (uint32_t)have;
-	return ret;
+	*blocks = *table = 0;
+	do {
+		n = *blocks + *table;
+		*blocks = (r->c.top + n + per - 1) / per;
+		*table = wanted_reach(img, r->c.top + n, r->w->size) / per / in_one + 1;
+		*table = MIN(*table, most);
+	} while (*blocks + *table != n);
+	if (*blocks > *table * in_one)
+		return -EFBIG;
+	r->next.rt_clusters = (uint32_t)*table;
+	return census_take(&r->c, n, &r->next.rt_offset);
 }
 
-static int write_block(struct rebuild *r, uint64_t i, uint64_t per)
+static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
 {
+	uint64_t per = refs_per_block(r->img);
 	unsigned bits = r->img->refcount_bits;
 	uint64_t most = bits >= 32 ? CENSUS_COUNT : (1ull << bits) - 1;
 
@@ -365,28 +308,23 @@ static int write_block(struct rebuild *r, uint64_t i, uint64_t per)
 					       r->img->file.path, n, bits);
 		qc_ref_poke(r->c.buffer, bits, k, n);
 	}
-	return qc_file_write(&r->img->file, r->q, r->c.buffer, cluster_size(r->img), r->blocks[i]);
+	return qc_file_write(&r->img->file, r->q, r->c.buffer, cluster_size(r->img), pos);
 }
 
 static int write_refcounts(struct rebuild *r)
 {
-	uint64_t per = cluster_size(r->img) * 8 / r->img->refcount_bits, bytes;
-	int ret = place_table(r, per);
+	uint64_t blocks, clusters, bytes, pos;
+	int ret = place_refcounts(r, &blocks, &clusters);
 	uint8_t *table;
 
-	if (ret)
-		return ret;
-	bytes = (uint64_t)r->next.rt_clusters << r->img->cluster_bits;
-	if (bytes > MAX(MAX_RT_BYTES, cluster_size(r->img)))
-		return -EFBIG;
-	if (posix_memalign((void **)&table, 4096, bytes))
-		return -ENOMEM;
+	bytes = clusters << r->img->cluster_bits;
+	if (ret || posix_memalign((void **)&table, 4096, bytes))
+		return ret ? ret : -ENOMEM;
 	memset(table, 0, bytes);
-	for (uint64_t i = 0; i * per < r->c.top && !ret; i++) {
-		if (!r->blocks[i])
-			continue;
-		put64(table + i * 8, r->blocks[i]);
-		ret = write_block(r, i, per);
+	for (uint64_t i = 0; i < blocks && !ret; i++) {
+		pos = r->next.rt_offset + bytes + (i << r->img->cluster_bits);
+		put64(table + i * 8, pos);
+		ret = write_block(r, i, pos);
 	}
 	if (!ret)
 		ret = qc_file_write(&r->img->file, r->q, table, bytes, r->next.rt_offset);
@@ -451,37 +389,30 @@ static int switch_over(struct rebuild *r)
 
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)
 {
+	static int (*const steps[])(struct rebuild * r) = {
+		take_stock, load_source,     count_disk,      write_disk,
+		write_l1,   write_snapshots, write_refcounts, switch_over,
+	};
 	struct rebuild r = {.img = img, .q = q, .w = w};
 	int ret;
 
+	/* Before anything changes: can the kernel be told of another size at all? */
+	if (q && w->size != img->size && ubd_device_resize(q, ubd_device_limits(img->dev)->size))
+		return ubd_device_fail(img->dev, -EOPNOTSUPP,
+				       "this driver cannot give a running device another size");
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
 	ret = img->cache.dirty || img->freed.count ? qc_commit_locked(img, q) : 0;
 	memcpy(&r.next, img, sizeof(r.next));
 	if (!ret)
 		ret = census_begin(&r.c, img, q);
-	if (!ret)
-		ret = take_stock(&r);
-	if (!ret)
-		ret = load_source(&r);
-	if (!ret)
-		ret = count_disk(&r);
-	if (!ret)
-		ret = write_disk(&r);
-	if (!ret)
-		ret = write_l1(&r);
-	if (!ret)
-		ret = write_snapshots(&r);
-	if (!ret)
-		ret = write_refcounts(&r);
-	if (!ret)
-		ret = switch_over(&r);
+	for (unsigned i = 0; !ret && i < sizeof(steps) / sizeof(*steps); i++)
+		ret = steps[i](&r);
 	pthread_mutex_lock(&img->lock);
 	img->zero_from = MAX(img->zero_from, r.c.top);
 	pthread_mutex_unlock(&img->lock);
 	census_end(&r.c);
 	free(r.l1);
-	free(r.blocks);
 	if (q)
 		ubd_mutex_unlock(q, &img->commit_lock);
 	return ret;

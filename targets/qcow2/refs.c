@@ -33,41 +33,24 @@ int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
 
 uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i)
 {
-	switch (bits) {
-	case 8:
-		return block[i];
-	case 16:
-		return get16(block + i * 2);
-	case 32:
-		return get32(block + i * 4);
-	case 64:
-		return get64(block + i * 8);
-	default:
+	uint64_t value = 0;
+
+	if (bits < 8)
 		return block[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
-	}
+	for (unsigned k = 0; k < bits / 8; k++)
+		value = value << 8 | block[i * (bits / 8) + k];
+	return value;
 }
 
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value)
 {
-	unsigned shift = (unsigned)(i * bits % 8), mask;
+	unsigned shift = (unsigned)(i * bits % 8), mask = ((1u << MIN(bits, 8u)) - 1) << shift;
+	uint8_t *p = block + i * bits / 8;
 
-	switch (bits) {
-	case 8:
-		block[i] = (uint8_t)value;
-		break;
-	case 16:
-		put16(block + i * 2, (uint16_t)value);
-		break;
-	case 32:
-		put32(block + i * 4, (uint32_t)value);
-		break;
-	case 64:
-		put64(block + i * 8, value);
-		break;
-	default:
-		mask = ((1u << bits) - 1) << shift;
-		block[i * bits / 8] = (uint8_t)((block[i * bits / 8] & ~mask) | value << shift);
-	}
+	if (bits < 8)
+		*p = (uint8_t)((*p & ~mask) | value << shift);
+	for (unsigned k = bits / 8; k-- > 0; value >>= 8)
+		p[k] = (uint8_t)value;
 }
 
 /* ---- Refcounts in the file ----------------------------------------------------------------- */
@@ -176,10 +159,6 @@ static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 		return -EAGAIN;
 	if (qc_is_metadata(img, pos, cluster_size(img)) || qc_cache_holds(img, pos))
 		return qc_damaged(img, "the lack of a refcount block for metadata", pos);
-	if (img->table_growing) {
-		tx->need = NEED_TURN;
-		return -EAGAIN;
-	}
 	/* All pages that may have to be written; where the disk is zero, only the one with its own
 	 * count. */
 	own_pos = pos + (cluster & ((1ull << block_bits(img)) - 1)) /
@@ -238,12 +217,9 @@ static int first_free(struct qc_image *img, struct qc_tx *tx, uint64_t *first)
 		uint64_t block, at = img->hint;
 		int ret;
 
-		if (at >> block_bits(img) >= table_entries(img)) {
-			tx->need = NEED_TABLE;
-			tx->page = img->rt_offset;
-			return -EAGAIN;
-		}
-		if (at >= ENTRY_OFFSET >> img->cluster_bits)
+		/* The table has been made large enough for what the disk can need. */
+		if (at >> block_bits(img) >= table_entries(img) ||
+		    at >= ENTRY_OFFSET >> img->cluster_bits)
 			return -EFBIG;
 		if ((at + 1) << img->cluster_bits > atomic_load(&img->file.end))
 			return need_room(img, tx, (at + 1) << img->cluster_bits);
@@ -300,113 +276,4 @@ void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count)
 		if (qc_ref_set(img, &tx, first + i, 0) == -EAGAIN)
 			qc_ranges_add(&img->freed, first + i, 1);
 	img->hint = MIN(img->hint, first);
-}
-
-/* ---- A larger table ------------------------------------------------------------------------ */
-
-struct growth {
-	uint64_t first; /* cluster of the first new block; the table follows the blocks */
-	uint64_t blocks, clusters, entries;
-	uint8_t *data; /* blocks and table */
-};
-
-/* The new structure lies where the old table could not count, and counts itself. */
-static int plan_growth(const struct qc_image *img, struct growth *g)
-{
-	uint64_t per_block = 1ull << block_bits(img);
-
-	g->first = table_entries(img) << block_bits(img);
-	g->clusters = (uint64_t)img->rt_clusters * 2;
-	for (g->blocks = 1; g->blocks * per_block < g->blocks + g->clusters;)
-		g->blocks++;
-	while (g->clusters << (img->cluster_bits - 3) < table_entries(img) + g->blocks)
-		g->clusters++;
-	if (g->clusters << img->cluster_bits > MAX_RT_BYTES && img->rt_clusters > 1)
-		return -EFBIG;
-	g->entries = g->clusters << (img->cluster_bits - 3);
-	if (posix_memalign((void **)&g->data, 4096, (g->blocks + g->clusters) << img->cluster_bits))
-		return -ENOMEM;
-	memset(g->data, 0, (g->blocks + g->clusters) << img->cluster_bits);
-	for (uint64_t i = 0; i < g->blocks + g->clusters; i++)
-		qc_ref_poke(g->data + ((i / per_block) << img->cluster_bits), img->refcount_bits,
-			    i % per_block, 1);
-	return 0;
-}
-
-static int write_growth(struct qc_image *img, struct ubd_queue *q, struct growth *g)
-{
-	uint8_t *table = g->data + (g->blocks << img->cluster_bits);
-	uint64_t old = table_entries(img) * 8, pos = g->first << img->cluster_bits;
-	uint64_t len = (g->blocks + g->clusters) << img->cluster_bits;
-	struct qc_image next = *img;
-	uint8_t *header;
-	int ret = qc_file_reserve(&img->file, q, pos + len);
-
-	/* Written or half written, it is zero no longer. */
-	pthread_mutex_lock(&img->lock);
-	img->zero_from = MAX(img->zero_from, g->first + g->blocks + g->clusters);
-	pthread_mutex_unlock(&img->lock);
-
-	if (!ret)
-		ret = qc_file_read(&img->file, q, table, old, img->rt_offset);
-	if (ret)
-		return ret;
-	for (uint64_t i = 0; i < g->blocks; i++)
-		put64(table + old + i * 8, (g->first + i) << img->cluster_bits);
-	ret = qc_file_write(&img->file, q, g->data, len, pos);
-	if (!ret)
-		ret = qc_file_sync(&img->file, q);
-	if (ret || posix_memalign((void **)&header, 4096, page_size(img)))
-		return ret ? ret : -ENOMEM;
-	memcpy(header, img->header, page_size(img));
-	next.rt_offset = (g->first + g->blocks) << img->cluster_bits;
-	next.rt_clusters = (uint32_t)g->clusters;
-	qc_header_fill(&next, header);
-	/* The next commit makes it durable, before anything that relies on it. */
-	ret = qc_header_write(img, q, header);
-	free(header);
-	return ret;
-}
-
-static void adopt_growth(struct qc_image *img, const struct growth *g)
-{
-	pthread_mutex_lock(&img->lock);
-	qc_cache_forget(img, img->rt_offset, (uint64_t)img->rt_clusters << img->cluster_bits);
-	qc_ranges_add(&img->freed, img->rt_offset >> img->cluster_bits, img->rt_clusters);
-	img->rt_offset = (g->first + g->blocks) << img->cluster_bits;
-	img->rt_clusters = (uint32_t)g->clusters;
-	qc_header_fill(img, img->header);
-	pthread_mutex_unlock(&img->lock);
-}
-
-int qc_table_grow(struct qc_image *img, struct ubd_queue *q, uint64_t old_offset)
-{
-	struct growth g = {0};
-	int ret = 0;
-
-	if (q)
-		ubd_mutex_lock(q, &img->commit_lock);
-	if (img->rt_offset != old_offset)
-		goto out; /* somebody else has */
-	pthread_mutex_lock(&img->lock);
-	img->table_growing = true;
-	pthread_mutex_unlock(&img->lock);
-	/* Then the table on disk is the one in memory, and stays so. */
-	ret = qc_commit_locked(img, q);
-	if (!ret)
-		ret = plan_growth(img, &g);
-	if (!ret)
-		ret = write_growth(img, q, &g);
-	if (!ret)
-		adopt_growth(img, &g);
-	free(g.data);
-	pthread_mutex_lock(&img->lock);
-	img->table_growing = false;
-	if (q)
-		qc_wake(img, q);
-	pthread_mutex_unlock(&img->lock);
-out:
-	if (q)
-		ubd_mutex_unlock(q, &img->commit_lock);
-	return ret;
 }

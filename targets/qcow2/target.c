@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* qcow2: an image as a disk. Options, limits, requests. */
-#include "target.h"
+#include "qcow2.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include <ubd/local.h>
-
 #include "../targets.h"
-
-/* Not the kernel's: a job for a local device, see qcow2_run_live(). */
-#define OP_JOB 0xe0
 
 struct qcow2 {
 	const char *file, *snapshot, *data_file, *journal;
@@ -18,15 +13,10 @@ struct qcow2 {
 	int direct;
 	bool repair;
 	struct qc_image *img;
-	struct qcow2 *next; /* of all open ones in this process */
-	struct ubd_device *dev;
-	const struct ubd_qcow2_job *job;
 };
 
-static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct qcow2 *all_open;
-
-const char *qc_journal_dir(const char *option)
+/* The directory that the option means; NULL: no journal. */
+static const char *journal_dir(const char *option)
 {
 	const char *chosen = getenv("UBD_RUN_DIR");
 
@@ -35,15 +25,18 @@ const char *qc_journal_dir(const char *option)
 	return option ? option : chosen && *chosen ? chosen : "/run/ubd";
 }
 
+/* Sizes of odd bytes come from other tools: their last sector is filled up with zeroes. */
+static uint64_t disk_size(const struct qc_image *img, const struct ubd_limits *l)
+{
+	return (img->size + l->logical_block - 1) / l->logical_block * l->logical_block;
+}
+
 static void set_limits(const struct qc_image *img, struct ubd_limits *l)
 {
 	const struct backing *b = &img->data->b;
 
 	l->logical_block = MAX(512u, b->direct ? b->block : 512u);
-	l->size = img->size - img->size % l->logical_block;
-	/* Sizes of odd bytes come from other tools: their last sector is filled up with zeroes. */
-	if (l->size < img->size)
-		l->size += l->logical_block;
+	l->size = disk_size(img, l);
 	l->physical_block = MAX(l->logical_block, MIN(1u << img->unit_bits, 4096u));
 	l->io_min = l->physical_block;
 	l->rotational = b->rotational;
@@ -68,7 +61,7 @@ static int qcow2_open(struct ubd_device *dev, void *self)
 		.repair = t->repair,
 		.snapshot = t->snapshot,
 		.data_file = t->data_file,
-		.journal = qc_journal_dir(t->journal),
+		.journal = journal_dir(t->journal),
 	};
 	int ret = qc_image_open(&t->img, dev, t->file, !ubd_device_read_only(dev) && !t->snapshot,
 				&options);
@@ -76,40 +69,73 @@ static int qcow2_open(struct ubd_device *dev, void *self)
 	if (ret)
 		return ret;
 	set_limits(t->img, ubd_device_limits(dev));
-	t->dev = dev;
-	pthread_mutex_lock(&open_lock);
-	t->next = all_open;
-	all_open = t;
-	pthread_mutex_unlock(&open_lock);
 	return 0;
 }
 
 static void qcow2_close(struct ubd_device *dev, void *self)
 {
-	struct qcow2 *t = self, **at = &all_open;
-
 	(void)dev;
-	pthread_mutex_lock(&open_lock);
-	while (*at != t)
-		at = &(*at)->next;
-	*at = t->next;
-	pthread_mutex_unlock(&open_lock);
-	qc_image_close(t->img);
+	qc_image_close(((struct qcow2 *)self)->img);
 }
 
-static int run_job(struct qcow2 *t, struct ubd_queue *q)
-{
-	int ret;
+/* ---- Commands ------------------------------------------------------------------------------ */
 
-	if (!t->img->writable && t->job->verb != UBD_QCOW2_LIST)
-		return -EROFS;
-	qc_pause(t->img, q);
-	ret = qc_job_run(t->img, q, t->job);
-	if (!ret && ubd_device_limits(t->dev)->size != t->img->size)
-		ret = ubd_device_resize(q, t->img->size);
-	qc_resume(t->img, q);
+static int list(struct qc_image *img, struct ubd_queue *q, struct ubd_status *out)
+{
+	struct qc_snapshots all;
+	int ret = qc_snapshots_read(img, q, &all);
+
+	for (unsigned i = 0; !ret && i < all.count; i++) {
+		ubd_status_text(out, "id", "%s", all.items[i].id);
+		ubd_status_text(out, "name", "%s", all.items[i].name);
+		ubd_status_number(out, "size", all.items[i].size);
+		ubd_status_number(out, "time", get32(all.items[i].raw + SNAP_SECONDS));
+	}
+	qc_snapshots_free(&all);
 	return ret;
 }
+
+/* Nobody is inside, or the command only looks. */
+static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_command *c)
+{
+	const char *verb = c->words[0], *job = c->count > 1 ? c->words[1] : "";
+	bool snapshot = !strcmp(verb, "snapshot");
+	uint64_t size;
+
+	if (snapshot && c->count == 2 && !strcmp(job, "list"))
+		return list(img, q, c->answer);
+	if (!img->writable)
+		return ubd_device_fail(img->dev, -EROFS, "%s is open read-only", img->file.path);
+	if (snapshot && c->count == 3 && !strcmp(job, "create"))
+		return qc_snapshot_create(img, q, c->words[2]);
+	if (snapshot && c->count == 3 && !strcmp(job, "delete"))
+		return qc_snapshot_use(img, q, c->words[2], false);
+	if (snapshot && c->count == 3 && !strcmp(job, "apply"))
+		return qc_snapshot_use(img, q, c->words[2], true);
+	if (!strcmp(verb, "resize") && c->count == 2 && !ubd_size_parse(job, &size))
+		return qc_resize(img, q, size);
+	if (!strcmp(verb, "repair") && c->count == 1)
+		return qc_repair(img, q);
+	return ubd_device_fail(img->dev, -EOPNOTSUPP, "the target qcow2 has no command '%s %s'",
+			       verb, job);
+}
+
+static int qcow2_command(struct ubd_queue *q, void *self, const struct ubd_command *c)
+{
+	struct qc_image *img = ((struct qcow2 *)self)->img;
+	const struct ubd_limits *l = ubd_device_limits(img->dev);
+	uint64_t before = img->size;
+	int ret;
+
+	qc_pause(img, q);
+	ret = run(img, q, c);
+	if (!ret && img->size != before)
+		ret = ubd_device_resize(q, disk_size(img, l));
+	qc_resume(img, q);
+	return ret;
+}
+
+/* ---- Requests ------------------------------------------------------------------------------ */
 
 static int change(struct qc_image *img, struct ubd_io *io)
 {
@@ -122,62 +148,36 @@ static int change(struct qc_image *img, struct ubd_io *io)
 		return qc_write(img, io);
 	case UBD_DISCARD:
 		return qc_zero(img, io->queue, io->offset, io->length, true, false);
-	default:
+	case UBD_WRITE_ZEROES:
 		return qc_zero(img, io->queue, io->offset, io->length, false,
 			       io->flags & UBD_IO_NO_UNMAP);
+	default:
+		return -EOPNOTSUPP;
 	}
 }
 
 static int qcow2_handle(struct ubd_io *io, void *self)
 {
-	struct qcow2 *t = self;
-	struct qc_image *img = t->img;
+	struct qc_image *img = ((struct qcow2 *)self)->img;
 	unsigned epoch;
 	int ret;
 
-	switch (io->op) {
-	case UBD_READ:
-		epoch = qc_enter(img, io->queue);
-		ret = qc_read(img, io);
-		qc_leave(img, io->queue, epoch);
-		return ret;
-	case UBD_WRITE:
-	case UBD_DISCARD:
-	case UBD_WRITE_ZEROES:
-		if (!img->writable)
-			return -EROFS;
-		epoch = qc_enter(img, io->queue);
-		ret = change(img, io);
-		qc_leave(img, io->queue, epoch);
-		if (ret >= 0 && io->flags & UBD_IO_FUA) {
-			int err = qc_commit(img, io->queue);
-
-			ret = err ? err : ret;
-		}
-		return ret;
-	case UBD_FLUSH:
+	if (io->op == UBD_FLUSH)
 		return img->writable ? qc_commit(img, io->queue) : 0;
-	case OP_JOB:
-		return t->job ? run_job(t, io->queue) : -EOPNOTSUPP;
-	default:
-		return -EOPNOTSUPP;
+	if (io->op != UBD_READ && !img->writable)
+		return -EROFS;
+	epoch = qc_enter(img, io->queue);
+	/* Sent before the disk became smaller. */
+	if (io->offset + io->length > ubd_device_limits(img->dev)->size)
+		ret = -EIO;
+	else
+		ret = io->op == UBD_READ ? qc_read(img, io) : change(img, io);
+	qc_leave(img, io->queue, epoch);
+	if (ret >= 0 && io->flags & UBD_IO_FUA && io->op != UBD_READ) {
+		int err = qc_commit(img, io->queue);
+
+		ret = err ? err : ret;
 	}
-}
-
-int qcow2_run_live(struct ubd_device *dev, const struct ubd_qcow2_job *job)
-{
-	struct qcow2 *t;
-	int ret;
-
-	pthread_mutex_lock(&open_lock);
-	for (t = all_open; t && t->dev != dev; t = t->next)
-		;
-	pthread_mutex_unlock(&open_lock);
-	if (!t)
-		return -EOPNOTSUPP;
-	t->job = job;
-	ret = ubd_local_io(dev, 0, (enum ubd_op)OP_JOB, 0, 0, NULL, 0);
-	t->job = NULL;
 	return ret;
 }
 
@@ -209,4 +209,5 @@ const struct ubd_target target_qcow2 = {
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.handle = qcow2_handle,
+	.command = qcow2_command,
 };

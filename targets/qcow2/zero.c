@@ -69,60 +69,20 @@ static int zero_clusters(struct qc_image *img, struct qc_tx *tx, uint64_t guest,
 	return 0;
 }
 
-/* Lock held. Whole units of one cluster. -ENOTSUP: not by the mapping. */
-static int zero_units(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_t len)
-{
-	uint64_t guest = offset >> img->cluster_bits, at = offset & (cluster_size(img) - 1);
-	unsigned first = (unsigned)(at >> img->unit_bits);
-	unsigned count = (unsigned)(len >> img->unit_bits);
-	uint32_t mask = (UINT32_MAX >> (32 - count)) << first;
-	struct qc_entry e;
-	int ret;
-
-	if (qc_is_busy(img, guest, 1)) {
-		tx->need = NEED_TURN;
-		return -EAGAIN;
-	}
-	ret = qc_map_get(img, tx, guest, &e);
-	if (!ret)
-		ret = e.packed ? -ENOTSUP : qc_map_prepare(img, tx, guest);
-	if (ret)
-		return ret;
-	e.zero |= mask;
-	e.alloc &= ~mask;
-	qc_entry_build(img, &e);
-	qc_map_set(img, tx, guest, &e);
-	return 0;
-}
-
-/* Part of one cluster. */
+/* Part of one cluster: as data, where it is not zero already. */
 static int zero_part(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len)
 {
-	uint64_t end = offset + len, unit = 1ull << img->unit_bits;
-	uint64_t whole = (offset + unit - 1) & ~(unit - 1), whole_end = end & ~(unit - 1);
 	struct qc_extent x = {.len = 0};
-	struct qc_tx tx = {0};
-	int ret = 0;
 
-	for (uint64_t at = offset; at < end && !ret; at += x.len) {
-		ret = qc_find(img, q, at, end - at, &x);
-		if (!ret && x.kind != KIND_ZERO)
-			break;
-		if (!ret && at + x.len == end)
-			return 0;
+	for (uint64_t at = offset; at < offset + len; at += x.len) {
+		int ret = qc_find(img, q, at, offset + len - at, &x);
+
+		if (ret)
+			return ret;
+		if (x.kind != KIND_ZERO)
+			return qc_write_zero_data(img, q, offset, len);
 	}
-	if (ret)
-		return ret;
-	if (img->units == 1 || whole >= whole_end)
-		return qc_write_zero_data(img, q, offset, len);
-	QC_TRANSACTION(img, q, &tx, ret, zero_units(img, &tx, whole, whole_end - whole));
-	if (ret == -ENOTSUP)
-		return qc_write_zero_data(img, q, offset, len);
-	if (!ret && offset < whole)
-		ret = qc_write_zero_data(img, q, offset, whole - offset);
-	if (!ret && whole_end < end)
-		ret = qc_write_zero_data(img, q, whole_end, end - whole_end);
-	return ret;
+	return 0;
 }
 
 /* A raw data file has the zeroes itself. */

@@ -91,6 +91,16 @@ refused "info alone" 2 "name a device" "$ubd" info
 refused "info of two" 2 "one device at a time" "$ubd" info 1 2
 refused "list with a word" 2 "takes no argument" "$ubd" list 3
 refused "list of an unknown column" 2 "did you mean size" "$ubd" list -o dev,sise
+refused "snapshot alone" 2 "name a device or image" "$ubd" snapshot
+refused "snapshot of an unknown kind" 2 "no 'lits'; did you mean list" "$ubd" snapshot 0 lits
+refused "snapshot create without a name" 2 "create needs one name" "$ubd" snapshot 0 create
+refused "snapshot list with a name" 2 "list takes no name" "$ubd" snapshot 0 list x
+refused "snapshot --json with create" 2 "goes with list" "$ubd" snapshot 0 create x --json
+refused "snapshot of an image that is not there" 1 "cannot open .*nowhere" "$ubd" snapshot nowhere list
+refused "snapshot of a device without a server" 1 "has no server of ubd" "$ubd" snapshot 1048575 list
+refused "resize without a size" 2 "its new size" "$ubd" resize 0
+refused "resize to what is no size" 2 "not a size in whole sectors" "$ubd" resize 0 1000
+refused "resize of two" 2 "not also 'x'" "$ubd" resize 0 1G x
 refused "features with a word" 2 "takes no argument" "$ubd" features x
 
 # ---- A machine without ublk --------------------------------------------------
@@ -157,6 +167,7 @@ same "completion of general options after the target" "$(complete_words add null
 same "completion of ways" "$(complete_words add --zero-copy = au)" "auto auto-buf"
 same "completion of modes" "$(complete_words add --recovery re)" "reissue"
 same "completion of a choice" "$(complete_words add loop --direct = '')" "auto on off"
+same "completion of snapshot jobs" "$(complete_words snapshot 0 '')" "list create delete apply"
 same "completion of columns" "$(complete_words list -o q)" "queues"
 same "completion of files for loop" "$(touch disk.img && complete_words add loop dis)" "disk.img"
 

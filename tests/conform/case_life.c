@@ -482,6 +482,7 @@ CASE(trap_start_after_stop)
 
 	dev_stop(s->dev);
 	server_join(s);
+	REQUIRE(dev_wait_released(s->dev, 10000), "the char device is not let go of");
 	server_start(s);
 	res = start_as(s->dev, (uint64_t)server_pid(s));
 	CHECK(res <= 0, "START_DEV: %s", conform_errname(res));

@@ -229,7 +229,7 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop, un
 	pthread_detach(id);
 	l->fd = fds[0];
 	l->export = (struct link_export){
-		.size = SIZE, .flush = true, .fua = true, .trim = true, .multi_conn = true};
+		.size = SIZE, .can = LINK_FLUSH | LINK_FUA | LINK_TRIM | LINK_MULTI_CONN};
 	return 0;
 }
 
@@ -240,8 +240,9 @@ void link_close(struct link *l)
 	l->fd = -1;
 }
 
-void link_cut(struct link *l)
+void link_cut(struct link *l, bool abort)
 {
+	(void)abort;
 	shutdown(l->fd, SHUT_RDWR);
 }
 

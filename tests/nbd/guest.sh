@@ -3,6 +3,7 @@
 # The target nbd under a real disk: data, file systems and a server that dies, on every way of moving
 # data that the driver has.
 . "$(dirname "$0")/../guest/lib.sh"
+here=$top/tests/nbd
 
 server=
 start_server() { # nbdkit|qemu
@@ -83,6 +84,23 @@ dies() { # WAY
 	ubd del "$id"
 }
 
+# Connections cut at any byte, in both directions.
+cut() { # WAY
+	rm -f "$scratch/image" "$scratch/cut"
+	truncate -s 32M "$scratch/image"
+	start_server nbdkit
+	python3 -B "$here/cutter" "$scratch/cut" "$scratch/s" 1000000 1500000 7 >"$scratch/cuts" &
+	cutter=$!
+	trap 'kill -9 $server $cutter 2>/dev/null || :' EXIT
+	until [ -S "$scratch/cut" ]; do sleep 0.2; done
+	add --queues 2 --zero-copy="$1" nbd --unix "$scratch/cut"
+	verify 2 5
+	ubd del "$id"
+	kill $cutter
+	wait $cutter || :
+	cat "$scratch/cuts"
+}
+
 gone() {
 	rm -f "$scratch/image"
 	truncate -s 32M "$scratch/image"
@@ -102,10 +120,10 @@ cannot_connect() {
 
 for way in $ways; do
 	check "nbdkit, $way, 2 queues" data nbdkit 2 "$way"
+	check "killed and restarted under load, $way" dies "$way"
+	check "connections cut under load, $way" cut "$way"
 done
 check "qemu-nbd, 2 queues" data qemu 2 auto
-check "killed and restarted under load, off" dies off
-check "killed and restarted under load, the best way" dies auto
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
 check "xfs" filesystem off "mkfs.xfs -q" "xfs_repair -n"
 check "a server that stays away: errors, and the device can be deleted" gone

@@ -18,9 +18,11 @@
 
 static unsigned long flags_of(const struct link_export *e)
 {
-	return NBD_FLAG_HAS_FLAGS | (e->read_only ? NBD_FLAG_READ_ONLY : 0) |
-	       (e->flush ? NBD_FLAG_SEND_FLUSH : 0) | (e->fua ? NBD_FLAG_SEND_FUA : 0) |
-	       (e->trim ? NBD_FLAG_SEND_TRIM : 0) | (e->multi_conn ? NBD_FLAG_CAN_MULTI_CONN : 0);
+	return NBD_FLAG_HAS_FLAGS | (e->can & LINK_READ_ONLY ? NBD_FLAG_READ_ONLY : 0) |
+	       (e->can & LINK_FLUSH ? NBD_FLAG_SEND_FLUSH : 0) |
+	       (e->can & LINK_FUA ? NBD_FLAG_SEND_FUA : 0) |
+	       (e->can & LINK_TRIM ? NBD_FLAG_SEND_TRIM : 0) |
+	       (e->can & LINK_MULTI_CONN ? NBD_FLAG_CAN_MULTI_CONN : 0);
 }
 
 int main(int argc, char **argv)

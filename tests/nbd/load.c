@@ -12,6 +12,7 @@
 #include "../lib/random.h"
 
 #include <ubd/local.h>
+#include <ubd/target.h>
 #include <ubd/ubd.h>
 
 #include <pthread.h>
@@ -37,7 +38,7 @@ struct worker {
 };
 
 static struct ubd_device *dev;
-static unsigned queues = 1, threads = 8, max_io = 128 << 10, reads = 45;
+static unsigned threads = 8, max_io = 128 << 10, reads = 45;
 static uint64_t max_ops, seconds = 5, total;
 static bool allow_errors, writes_only;
 static struct timespec begin;
@@ -91,7 +92,7 @@ static int one(struct worker *w, enum ubd_op op, uint64_t at, uint64_t n)
 
 	for (uint64_t i = 0; op == UBD_WRITE && i < n; i++)
 		fill(buf + i * BLOCK, w->first + at + i, generation);
-	ret = ubd_local_io(dev, (unsigned)(w->index % queues), op, flags,
+	ret = ubd_local_io(dev, w->index % ubd_device_queues(dev), op, flags,
 			   op == UBD_FLUSH ? 0 : (w->first + at) * BLOCK, data ? buf : NULL,
 			   op == UBD_FLUSH ? 0 : (uint32_t)(n * BLOCK));
 	w->ops++;
@@ -235,7 +236,7 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "q:d:j:n:s:m:p:ew")) != -1)
 		switch (opt) {
 		case 'q':
-			config.queues = queues = (unsigned)atoi(optarg);
+			config.queues = (unsigned)atoi(optarg);
 			break;
 		case 'd':
 			config.depth = (unsigned)atoi(optarg);

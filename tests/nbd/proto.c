@@ -13,8 +13,14 @@ static void request_bytes(void)
 	uint8_t p[NBD_REQUEST_SIZE + 2] = {[0] = 0x5a, [NBD_REQUEST_SIZE + 1] = 0x5a};
 
 	/* At an odd address: buffers are packed. */
-	nbd_request_put(p + 1, NBD_FLAG_FUA | NBD_FLAG_NO_HOLE | NBD_FLAG_FAST_ZERO,
-			NBD_CMD_WRITE_ZEROES, 0x0123456789abcdefull, 0x1000000200ull, 0xfffffe00u);
+	nbd_request_put(p + 1,
+			&(struct nbd_request){
+				.flags = NBD_FLAG_FUA | NBD_FLAG_NO_HOLE | NBD_FLAG_FAST_ZERO,
+				.cmd = NBD_CMD_WRITE_ZEROES,
+				.cookie = 0x0123456789abcdefull,
+				.offset = 0x1000000200ull,
+				.length = 0xfffffe00u,
+			});
 	CHECK(!memcmp(p + 1, expected, sizeof(expected)), "the bytes differ");
 	CHECK(p[0] == 0x5a && p[NBD_REQUEST_SIZE + 1] == 0x5a, "bytes beside it were written");
 }

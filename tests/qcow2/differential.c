@@ -151,13 +151,6 @@ static void *work(void *arg)
 
 /* ---- Between rounds ------------------------------------------------------------------------ */
 
-static int live(enum ubd_qcow2_verb verb, const char *name, uint64_t size)
-{
-	struct ubd_qcow2_job job = {.verb = verb, .name = name, .size = size};
-
-	return qcow2_run_live(disk.dev, &job);
-}
-
 static void use_snapshot(uint64_t *seed)
 {
 	struct saved *s = &saved[random_next(seed) % MAX_SNAPSHOTS];
@@ -165,16 +158,16 @@ static void use_snapshot(uint64_t *seed)
 
 	if (!s->data) {
 		snprintf(s->name, sizeof(s->name), "s%u", ++snapshots_made);
-		ret = live(UBD_QCOW2_CREATE, s->name, 0);
+		ret = disk_command(disk.dev, "snapshot", "create", s->name);
 		s->size = disk.size;
 		s->data = malloc(MAX_SIZE);
 		memcpy(s->data, disk.model, disk.size);
 	} else if (random_next(seed) % 2) {
-		ret = live(UBD_QCOW2_DELETE, s->name, 0);
+		ret = disk_command(disk.dev, "snapshot", "delete", s->name);
 		free(s->data);
 		s->data = NULL;
 	} else {
-		ret = live(UBD_QCOW2_APPLY, s->name, 0);
+		ret = disk_command(disk.dev, "snapshot", "apply", s->name);
 		memcpy(disk.model, s->data, s->size);
 		disk.size = s->size;
 	}
@@ -185,8 +178,11 @@ static void use_snapshot(uint64_t *seed)
 static void use_resize(uint64_t *seed)
 {
 	uint64_t size = (8u << 20) + random_next(seed) % (MAX_SIZE / 512 - (8u << 11)) * 512;
-	int ret = live(UBD_QCOW2_RESIZE, NULL, size);
+	char text[32];
+	int ret;
 
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)size);
+	ret = disk_command(disk.dev, "resize", text, NULL);
 	if (ret)
 		die("resize to %llu: %s (%s)", (unsigned long long)size, strerror(-ret),
 		    ubd_device_error(disk.dev));

@@ -46,3 +46,18 @@ struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t s
 		ubd_device_free(dev);
 	return NULL;
 }
+
+static void ignore_item(void *arg, const char *name, const char *text, uint64_t number)
+{
+	(void)arg;
+	(void)name;
+	(void)text;
+	(void)number;
+}
+
+int disk_command(struct ubd_device *dev, const char *verb, const char *job, const char *name)
+{
+	const char *words[] = {verb, job, name};
+
+	return ubd_device_command(dev, words, name ? 3 : 2, ignore_item, NULL);
+}

@@ -5,8 +5,6 @@
 
 #include "../lib/local.h"
 
-#include "../../targets/qcow2/tool.h"
-
 struct disk {
 	struct ubd_device *dev;
 	unsigned queues;
@@ -22,5 +20,7 @@ struct disk_options {
 
 /* NULL after saying why on stderr, unless quiet. */
 struct ubd_device *disk_open(const struct disk_options *o, char *error, size_t size);
+/* As `ubd snapshot` and `ubd resize`: words, the last of which may be NULL. 0 or -errno. */
+int disk_command(struct ubd_device *dev, const char *verb, const char *job, const char *name);
 
 #endif

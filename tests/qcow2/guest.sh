@@ -84,20 +84,88 @@ filesystem() { # WAY MKFS FSCK
 	[ "$(du -m "$image" | cut -f1)" -lt 60 ]
 }
 
-dies() { # WAY
+# What was answered is there again, flushed or not: the machine has not lost power.
+dies() { # WAY RECOVERY
 	rm -f "$image"
 	qemu-img create -q -f qcow2 "$image" 24M
-	add --zero-copy="$1" qcow2 "$image"
+	add --zero-copy="$1" --recovery "$2" --queues 2 qcow2 "$image"
+	server=$(pgrep -x ubd)
 	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
-	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
-	kill -9 "$(pgrep -x ubd)"
+	dd if="$scratch/some" of="$dev" bs=64k oflag=direct status=none
+	fio --output="$scratch/fio" --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
+		--bs=4k --iodepth=16 --offset=8m --size=16m --time_based --runtime=60 2>/dev/null &
+	load=$!
+	sleep 1
+	kill -9 "$server"
+	sleep 0.5
+	# With reissue the load waits for another server.
+	[ "$2" = none ] || kill -0 $load
 	timeout 60 ubd del "$id" --force || timeout 60 ubd del "$id"
-	sound
+	wait $load || :
+	sound || [ $? -eq 3 ] # leaks
 	add --zero-copy="$1" qcow2 "$image"
 	cmp -n 8388608 "$dev" "$scratch/some"
 	ubd del "$id"
 	sound
 	rm -f "$scratch/some"
+}
+
+# Who says nonsense to a server, or nothing, disturbs nobody.
+nonsense() { # SOCKET
+	python3 -c '
+import socket, sys
+for text in (b"", b"no end", b"\0" * 9, b"snapshot\0" * 3, b"x\0" * 70000, None):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(10)
+    s.connect(sys.argv[1])
+    try:
+        if text is not None:
+            s.sendall(text)
+            s.shutdown(socket.SHUT_WR)
+        assert b"error" in s.recv(4096), text
+    except (BrokenPipeError, ConnectionResetError):
+        assert len(text) > 65536, text
+' "$1"
+}
+
+# Snapshots and sizes of a disk in use.
+commands() {
+	rm -f "$image"
+	qemu-img create -q -f qcow2 "$image" 24M
+	add --queues 2 qcow2 "$image"
+	dd if=/dev/urandom of="$scratch/first" bs=1M count=8 status=none
+	dd if="$scratch/first" of="$dev" bs=1M oflag=direct status=none
+	fio --output="$scratch/fio" --name=load --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite \
+		--bs=4k --iodepth=8 --offset=8m --size=8m --time_based --runtime=3 &
+	for name in one two three; do
+		ubd snapshot "$id" create $name
+	done
+	ubd snapshot "$dev" delete two
+	wait $!
+	ubd snapshot "$id" list --json | grep -c '"name"' | grep -qx 2
+	fails ubd snapshot "$id" create one 2>"$scratch/err"
+	grep -q "has a snapshot 'one' already" "$scratch/err"
+	nonsense "/run/ubd/$id.sock"
+	dd if=/dev/zero of="$dev" bs=1M count=8 oflag=direct conv=fsync status=none
+	ubd snapshot "$id" apply one
+	cmp -n 8388608 "$dev" "$scratch/first"
+	if ubd features | grep -q '^update-size *yes'; then
+		ubd resize "$id" 64M
+		blockdev --getsize64 "$dev" | grep -qx 67108864
+		dd if="$scratch/first" of="$dev" bs=1M seek=56 oflag=direct conv=fsync status=none
+		ubd resize "$id" 32M
+		blockdev --getsize64 "$dev" | grep -qx 33554432
+		ubd list | grep -q ' 32M '
+	else
+		fails ubd resize "$id" 64M 2>"$scratch/err"
+		grep -q "cannot give a running device another size" "$scratch/err"
+		blockdev --getsize64 "$dev" | grep -qx 25165824
+	fi
+	cmp -n 8388608 "$dev" "$scratch/first"
+	ubd del "$id"
+	sound
+	fails ubd snapshot "$id" list 2>"$scratch/err"
+	rm -f "$scratch/first"
 }
 
 refused() {
@@ -120,7 +188,11 @@ done
 check "512-byte clusters, 4 queues" data 4 auto cluster_size=512
 check "preallocated, 3 queues" data 3 auto preallocation=metadata
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
-check "the server is killed" dies auto
+for way in $ways; do
+	check "the server is killed, $way" dies "$way" none
+done
+check "the server is killed, its I/O waits" dies auto reissue
+check "snapshots and sizes of a disk in use" commands
 check "encrypted images are refused" refused
 check "nothing is left" nothing_left
 finish

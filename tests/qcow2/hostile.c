@@ -157,8 +157,8 @@ static void use(struct ubd_device *dev, bool write)
 {
 	static uint8_t buf[PIECE] __attribute__((aligned(4096)));
 	uint64_t size = ubd_device_size(dev), most = size < MAX_READ ? size : MAX_READ;
-	struct ubd_qcow2_job job = {.verb = (enum ubd_qcow2_verb)(UBD_QCOW2_CREATE + any(3)),
-				    .name = any(2) ? "s" : "new"};
+	static const char *const jobs[] = {"create", "delete", "apply"};
+	const char *job = jobs[any(3)], *name = any(2) ? "s" : "new";
 
 	for (uint64_t at = 0; at + PIECE <= most; at += PIECE)
 		ubd_local_io(dev, 0, UBD_READ, 0, at, buf, PIECE);
@@ -174,7 +174,7 @@ static void use(struct ubd_device *dev, bool write)
 			     buf, op == UBD_FLUSH ? 0 : len);
 	}
 	if (write && any(4) == 0)
-		qcow2_run_live(dev, &job);
+		disk_command(dev, "snapshot", job, name);
 }
 
 static bool try_image(const char *path)

@@ -40,6 +40,7 @@ static struct {
 static _Atomic unsigned nr_flushes;
 static _Atomic uint64_t tags;
 static struct ubd_device *dev;
+static unsigned one_in = 10; /* writes is a FUA write */
 static unsigned nr_legs;
 static char *legs[SEAM_LEGS];
 
@@ -96,7 +97,7 @@ static void *work(void *arg)
 
 	for (unsigned i = 0; i < w->operations; i++) {
 		unsigned what = random_next(&w->seed) % 100;
-		unsigned flags = random_next(&w->seed) % 10 ? 0 : UBD_IO_FUA;
+		unsigned flags = random_next(&w->seed) % one_in ? 0 : UBD_IO_FUA;
 		unsigned n = 1 + random_next(&w->seed) % (what & 1 ? MAX_SECTORS : 12);
 		uint64_t first = part * w->index + random_next(&w->seed) % (part - n);
 
@@ -111,7 +112,9 @@ static void *work(void *arg)
 		else
 			usleep(1000 *
 			       (random_next(&w->seed) % 40)); /* bits are cleared meanwhile */
+		disk_ended[w->index]++;
 	}
+	disk_ended[w->index] = UINT64_MAX;
 	return NULL;
 }
 
@@ -132,7 +135,7 @@ static void *fail_legs(void *arg)
 		usleep(1000 * (random_next(&seed) % 20));
 		seam_set_fault(leg, &slow);
 		/* Until it is back: another may not go before. */
-		usleep(20000);
+		disk_wait_for_operations(THREADS);
 		while (!over && !disk_in_sync(dev))
 			usleep(1000);
 	}
@@ -255,8 +258,11 @@ static void run_load(uint64_t seed, unsigned operations, bool failures)
 
 	for (unsigned i = 0; i < nr_legs; i++)
 		seam_set_fault(i, &slow);
-	if (failures)
+	/* What has missed one of these must be known before the answer. */
+	if (failures) {
+		one_in = 2;
 		pthread_create(&failer, NULL, fail_legs, &seed);
+	}
 	for (unsigned i = 0; i < THREADS; i++) {
 		w[i] = (struct worker){
 			.index = i, .operations = operations / THREADS, .seed = seed + 1000 * i};

@@ -32,7 +32,7 @@ struct worker {
 	pthread_t thread;
 	uint64_t first, last; /* bytes: its own range */
 	uint64_t seed;
-	unsigned operations;
+	unsigned index, operations;
 	uint8_t *buf;
 };
 
@@ -116,8 +116,11 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 
-	for (unsigned i = 0; i < w->operations; i++)
+	for (unsigned i = 0; i < w->operations; i++) {
 		operate(w);
+		disk_ended[w->index]++;
+	}
+	disk_ended[w->index] = UINT64_MAX;
 	return NULL;
 }
 
@@ -143,7 +146,7 @@ static void *chaos(void *arg)
 		seam_set_fault(leg, &moods[random_next(&seed) % (sizeof(moods) / sizeof(*moods))]);
 		usleep(1000 * (random_next(&seed) % 100));
 		seam_set_fault(leg, &(struct seam_fault){0});
-		usleep(60000); /* what has failed already is found out */
+		disk_wait_for_operations(MAX_THREADS);
 		for (unsigned n = 0; n < 10000 && !disk_in_sync(dev); n++)
 			usleep(1000);
 	}
@@ -176,6 +179,7 @@ static void run(uint64_t seed, unsigned operations)
 		uint64_t part = size / MAX_THREADS / block * block;
 
 		w[i] = (struct worker){.first = i * part,
+				       .index = i,
 				       .last = i == MAX_THREADS - 1 ? size : (i + 1) * part,
 				       .seed = random_next(&seed),
 				       .operations = operations / MAX_THREADS,

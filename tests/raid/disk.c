@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 uint8_t *load(const char *path, uint64_t *size)
 {
@@ -74,6 +75,20 @@ struct ubd_device *disk_open(const char *name, unsigned queues, char *const *wor
 	if (dev)
 		ubd_device_free(dev);
 	return NULL;
+}
+
+_Atomic uint64_t disk_ended[8];
+
+void disk_wait_for_operations(unsigned threads)
+{
+	uint64_t before[8];
+
+	for (unsigned i = 0; i < threads; i++)
+		before[i] = disk_ended[i];
+	for (unsigned i = 0; i < threads; i++)
+		while (disk_ended[i] == before[i] && before[i] != UINT64_MAX)
+			usleep(1000);
+	usleep(60000);
 }
 
 struct sync_state {

@@ -19,6 +19,14 @@ struct ubd_device *disk_open(const char *name, unsigned queues, char *const *wor
 /* Notices so far, that a leg was left out of a mirror, and that one is in sync again. */
 extern _Atomic unsigned disk_drops, disk_returns;
 
+/*
+ * Each thread's operations that are over; UINT64_MAX: all. Those of now are when the call returns,
+ * so that a fault which one of them met has been found out, and the mirror has had time for its
+ * own.
+ */
+extern _Atomic uint64_t disk_ended[8];
+void disk_wait_for_operations(unsigned threads);
+
 /* A mirror: all legs are here and hold the same; and the items that its status has, as text. */
 bool disk_in_sync(const struct ubd_device *dev);
 void disk_status(const struct ubd_device *dev, char *text, size_t size);
