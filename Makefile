@@ -49,7 +49,8 @@ check: build setup-test
 	@tests/run
 
 bench: build setup-test
-	@$(if $(filter nbd raid qcow2,$(ONLY)),tests/$(ONLY)/bench,bench/run $(if $(ONLY),--only $(ONLY)))
+	@$(if $(filter nbd raid qcow2,$(ONLY)),tests/$(ONLY)/bench,$(if $(filter zero-copy,$(ONLY)),bench/zero-copy --plot docs, \
+		bench/run $(if $(ONLY),--only $(ONLY))))
 
 driver:
 	@driver/build $(KERNEL)
