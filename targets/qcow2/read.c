@@ -68,7 +68,8 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 		}
 		at += (uint32_t)x.len;
 		if (!ret && (p.count == MAX_PIECES || (at == io->length && p.count))) {
-			ret = transfer(io, &p, first && at == io->length);
+			/* Not to be finished by the driver: it counts as long as it reads. */
+			ret = transfer(io, &p, !img->writable && first && at == io->length);
 			first = false;
 		}
 	}

@@ -141,7 +141,7 @@ long io_end_within(struct job *job, unsigned ms)
 
 long io_end(struct job *job)
 {
-	long res = io_end_within(job, IO_LIMIT_MS);
+	long res = io_end_within(job, IO_LIMIT_MS * conform_slow());
 
 	REQUIRE(res != JOB_RUNNING, "an I/O does not end");
 	return res;

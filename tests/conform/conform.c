@@ -42,6 +42,11 @@ static struct board {
 static struct conform_case *first_case, **last_case = &first_case;
 static unsigned limit_factor = 1;
 
+unsigned conform_slow(void)
+{
+	return limit_factor;
+}
+
 void conform_register(struct conform_case *c)
 {
 	*last_case = c;

@@ -91,6 +91,9 @@ void conform_need_features(uint64_t flags);
 /* Names of feature bits, for messages. */
 const char *conform_feature_names(uint64_t flags);
 
+/* How many times as long as usual everything may take: --slow. */
+unsigned conform_slow(void);
+
 uint64_t now_ms(void);
 void sleep_ms(unsigned ms);
 
