@@ -31,6 +31,7 @@ enum {
 	KEY_RECOVERY,
 	KEY_NO_PARTITIONS,
 	KEY_PIN,
+	KEY_BATCH,
 	KEY_UNPRIVILEGED,
 	KEY_FOREGROUND,
 	KEY_DEADLINE,
@@ -72,6 +73,8 @@ const struct arg_option add_options[] = {
 	 "when the server dies: none|queue|reissue|fail", mode_word},
 	{KEY_NO_PARTITIONS, "no-partitions", 0, ARG_BARE, NULL, "do not read a partition table"},
 	{KEY_PIN, "pin", 0, ARG_BARE, NULL, "keep each queue's thread on that queue's CPUs"},
+	{KEY_BATCH, "batch", 0, ARG_BARE, NULL,
+	 "let submitters go on first: throughput over latency"},
 	{KEY_UNPRIVILEGED, "unprivileged", 0, ARG_BARE, NULL, "a device owned by an ordinary user"},
 	{KEY_FOREGROUND, "foreground", 'f', ARG_BARE, NULL, "serve from here until interrupted"},
 	{KEY_DEADLINE, "deadline", 0, ARG_NEEDED, "SECONDS",
@@ -202,6 +205,9 @@ static int set_general(struct parser *p, const struct arg_option *o, const char 
 		break;
 	case KEY_PIN:
 		config->pin = true;
+		break;
+	case KEY_BATCH:
+		config->batch = true;
 		break;
 	case KEY_UNPRIVILEGED:
 		config->unprivileged = true;

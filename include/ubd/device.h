@@ -65,6 +65,7 @@ struct ubd_device_config {
 	bool unprivileged;  /* owned by the calling user, as the driver allows */
 	bool no_partitions; /* do not read the partition table */
 	bool pin;	    /* queue threads on their queue's CPUs */
+	bool batch;	    /* queue threads as SCHED_BATCH: who submits goes on first */
 	bool embedded;	    /* no threads: the caller runs ubd_queue_process(), see <ubd/queue.h> */
 	unsigned deadline_ms; /* longest wait of one control command; 0: 30,000 */
 	/*

@@ -107,6 +107,15 @@ write_zeroes() {
 	rm "$scratch/image"
 }
 
+batch() {
+	add --batch --queues 2 null
+	for task in /proc/"$(pgrep -x ubd)"/task/*; do
+		grep -q '^ubd-q' "$task/comm" || continue
+		chrt -p "${task##*/}" | grep -q SCHED_BATCH
+	done
+	ubd del "$id"
+}
+
 # The rule that packaging installs, by the real udev; it runs in its guest only for this.
 scheduler() {
 	mkdir -p /run/udev/rules.d
@@ -133,6 +142,7 @@ check "loop --direct on" direct on
 check "loop --direct off" direct off
 check "mem: discard gives memory back" discard_mem
 check "write zeroes, with and without unmapping" write_zeroes
+check "--batch" batch
 check "the udev rule takes the I/O scheduler away" scheduler
 check "nothing is left" nothing_left
 finish
