@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,8 @@ def guest(kernel, driver, words, icount, take):
                *(["--driver", driver] if driver else []), "--mem", "2G", "--disk", "512M",
                "--", "sh", "-c", 'PATH=$0:$PATH; exec "$@"', f"{build()}/cli", f"{TOP}/bench/inside", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        # Whoever ends us ends the guest as well.
+        signal.signal(signal.SIGTERM, lambda *_: (child.terminate(), sys.exit(143)))
         for line in child.stdout:
             take(line.rstrip("\n"))
     if child.returncode:
