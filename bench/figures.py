@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the benchmarks share: measuring in a guest (bench/inside), and tables."""
 
+import functools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 MEASURES = {True: "I/Os per 10^9 instructions of the guest", False: "I/Os per second by the clock (median of interleaved rounds)"}
 
 
+@functools.cache
 def build():
     """The directory of the programs to measure."""
     done = subprocess.run([f"{TOP}/tests/lib/build", "gcc"], capture_output=True, text=True, check=False)
