@@ -161,16 +161,24 @@ CASE(zero_copy_commit_waits_for_the_buffer)
 	hand_down(&z.h);
 }
 
+/* A read is with the server, its buffer in the table of the server's ring. */
+static struct job *read_with_buffer(struct zero_copy *z, unsigned *tag)
+{
+	struct job *io;
+
+	zc_up(z, UBLK_F_SUPPORT_ZERO_COPY);
+	io = io_begin(z->h.dev, IO_READ, AT, 4096);
+	*tag = ioq_next(&z->h.q, NULL);
+	RESULT("register", buffer_command(z, REGISTER, 0, *tag, 0), 0);
+	return io;
+}
+
 CASE(zero_copy_server_ends_with_a_buffer)
 {
 	struct zero_copy z;
-	struct job *io;
 	unsigned tag;
+	struct job *io = read_with_buffer(&z, &tag);
 
-	zc_up(&z, UBLK_F_SUPPORT_ZERO_COPY);
-	io = io_begin(z.h.dev, IO_READ, AT, 4096);
-	tag = ioq_next(&z.h.q, NULL);
-	RESULT("register", buffer_command(&z, REGISTER, 0, tag, 0), 0);
 	ioq_close(&z.h.q);
 	close(z.h.fd);
 	CHECK(io_end(io) == -EIO, "the read did not fail");
@@ -185,13 +193,9 @@ CASE(zero_copy_server_ends_with_a_buffer)
 CASE(bug_ring_ends_with_the_buffer_of_a_committed_request)
 {
 	struct zero_copy z;
-	struct job *io;
 	unsigned tag;
+	struct job *io = read_with_buffer(&z, &tag);
 
-	zc_up(&z, UBLK_F_SUPPORT_ZERO_COPY);
-	io = io_begin(z.h.dev, IO_READ, AT, 4096);
-	tag = ioq_next(&z.h.q, NULL);
-	RESULT("register", buffer_command(&z, REGISTER, 0, tag, 0), 0);
 	ioq_commit(&z.h.q, tag, 4096);
 	CHECK(io_end_within(io, 300) == JOB_RUNNING, "the request ended under its buffer");
 	ioq_close(&z.h.q);

@@ -109,10 +109,13 @@ write_zeroes() {
 
 batch() {
 	add --batch --queues 2 null
+	threads=0
 	for task in /proc/"$(pgrep -x ubd)"/task/*; do
 		grep -q '^ubd-q' "$task/comm" || continue
 		chrt -p "${task##*/}" | grep -q SCHED_BATCH
+		threads=$((threads + 1))
 	done
+	[ $threads -eq 2 ]
 	ubd del "$id"
 }
 
