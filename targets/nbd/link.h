@@ -9,16 +9,15 @@
 
 struct nbd_handle;
 
+/* From OFF on they are libnbd's plus one. */
 enum link_tls { LINK_TLS_AUTO, LINK_TLS_OFF, LINK_TLS_ALLOW, LINK_TLS_REQUIRE };
 
 /* What the user said about the server. */
 struct link_address {
-	const char *uri; /* or one of the next two */
-	const char *unix_path;
-	const char *host;
-	const char *port;
-	const char *export_name; /* NULL: the URI's */
-	int tls;		 /* enum link_tls */
+	const char *name;		    /* as a person would know it */
+	const char *uri, *unix_path, *host; /* one of them */
+	const char *port, *export_name;	    /* NULL: the URI's */
+	int tls;			    /* enum link_tls */
 	const char *certificates, *psk_file, *username;
 	bool no_verify; /* take any server certificate */
 };
@@ -41,25 +40,26 @@ struct link_export {
 };
 
 struct link {
-	int fd;		      /* plain: blocking, ours alone; -1: there is none */
-	struct nbd_handle *h; /* TLS: libnbd's; NULL otherwise */
+	struct nbd_handle *h;
+	bool tls; /* the session is libnbd's */
+	int fd;	  /* otherwise: the socket, ours alone and blocking */
 	struct link_export export;
+	char why[256]; /* why it could not be opened */
 };
 
-#define LINK_WHY 256
-
 /*
- * Connect and negotiate within ms milliseconds, or until *stop is true. 0, or -errno with the
- * cause in why. Blocks; any thread.
+ * Connect and negotiate within fifteen seconds, or until *stop is true. 0, or -errno with the cause
+ * in l->why. Blocks; any thread.
  */
-int link_open(struct link *l, const struct link_address *a, const bool *stop, unsigned ms,
-	      char why[LINK_WHY]);
+int link_open(struct link *l, const struct link_address *a, const bool *stop);
+/* Also right for one that is not open, or zeroed. */
 void link_close(struct link *l);
-/* Both directions end at once, whoever waits for them; abort: what was not sent is dropped. */
+/* Both directions end at once, whoever waits for them. abort: what was not sent is dropped;
+ * otherwise the server is told that this is the end. */
 void link_cut(struct link *l, bool abort);
 /* Why the last call of libnbd failed on this thread. */
 const char *link_error(void);
-/* The address as a person would know it. */
-const char *link_name(const struct link_address *a);
+/* A clock, ms, good to some milliseconds and cheap. */
+uint64_t link_now(void);
 
 #endif

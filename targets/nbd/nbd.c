@@ -1,54 +1,38 @@
 /* SPDX-License-Identifier: MIT */
 /* nbd: an export of a network block device server as a disk. */
+#define _GNU_SOURCE
 #include "../targets.h"
 #include "conn.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define MAX_CONNECTIONS 64
-#define OPEN_MS 30000
 #define MAX_PAYLOAD (32u << 20) /* where the server does not say */
 #define SECTOR 512u
 
 enum zero { ZERO_ON, ZERO_FAST, ZERO_OFF };
 
-struct nbd {
-	struct link_address address;
-	uint64_t connections, timeout, stall;
-	int zero;
-	bool no_trim;
-	struct conn_config config;
-	uint64_t size;
-	struct conn *conns;
-	unsigned nr_conns;
-	bool tls;
-};
-
 /* ---- What the server can, and the disk's limits ------------------------------------------- */
-
-static int check_address(struct ubd_device *dev, struct nbd *n)
-{
-	const struct link_address *a = &n->address;
-	int ways = !!a->uri + !!a->unix_path + !!a->host;
-
-	return ways == 1 ? 0
-			 : ubd_device_fail(
-				   dev, -EINVAL,
-				   "nbd: %s: give one of a URI (nbd://HOST/EXPORT), unix and host",
-				   ways ? "one server only" : "which server?");
-}
 
 static uint32_t power_of_two(uint32_t n)
 {
 	return n && !(n & (n - 1)) ? n : 0;
 }
 
-/* Make the export's description into what we rely on from now on. */
-static int settle_export(struct ubd_device *dev, struct nbd *n, struct link_export *e)
+/* Make what the first connection says into what we rely on from now on. */
+static int settle(struct ubd_device *dev, struct nbd *n, const struct link *l)
 {
-	const char *name = link_name(&n->address);
+	struct ubd_limits *limits = ubd_device_limits(dev);
+	struct link_export *e = &n->disk;
+	const char *name = n->address.name;
 
+	*e = l->export;
+	/* Whoever could cut the connection must not be able to talk us out of TLS so. */
+	if (n->address.tls == LINK_TLS_ALLOW)
+		n->address.tls = l->tls ? LINK_TLS_REQUIRE : LINK_TLS_OFF;
 	e->min = e->min < SECTOR ? SECTOR : e->min;
 	if (!e->max || e->max > MAX_PAYLOAD)
 		e->max = MAX_PAYLOAD;
@@ -58,79 +42,55 @@ static int settle_export(struct ubd_device *dev, struct nbd *n, struct link_expo
 				       name, e->min, e->max);
 	if (e->size < e->min)
 		return ubd_device_fail(dev, -EINVAL,
-				       "nbd: the export of %s has %llu bytes, not one block of %u",
-				       name, (unsigned long long)e->size, e->min);
+				       "nbd: the export of %s has %" PRIu64
+				       " bytes, not one block of %u",
+				       name, e->size, e->min);
 	if (e->size % e->min)
-		ubd_device_notice(dev,
-				  "nbd: the last %llu bytes of %s are left out: blocks have %u",
-				  (unsigned long long)(e->size % e->min), name, e->min);
-	n->size = e->size & ~(uint64_t)(e->min - 1);
-	if (ubd_device_read_only(dev))
-		e->can |= LINK_READ_ONLY;
-	if (n->no_trim)
-		e->can &= ~LINK_TRIM;
-	if (n->zero == ZERO_OFF)
-		e->can &= ~LINK_ZERO;
-	if (n->zero != ZERO_FAST)
-		e->can &= ~LINK_FAST_ZERO;
+		ubd_device_notice(dev, "nbd: the last %u bytes of %s are left out: blocks have %u",
+				  (unsigned)(e->size % e->min), name, e->min);
+	e->can |= ubd_device_read_only(dev) ? LINK_READ_ONLY : 0;
+	e->can &= ~(n->no_trim ? LINK_TRIM : 0);
+	e->can &= ~(n->zero == ZERO_OFF ? LINK_ZERO : 0);
+	e->can &= ~(n->zero != ZERO_FAST ? LINK_FAST_ZERO : 0);
+	limits->size = n->size = e->size & ~(uint64_t)(e->min - 1);
+	limits->logical_block = e->min;
+	/* A preference above a page is no sector, but a good size. */
+	limits->physical_block = e->pref <= 4096 ? power_of_two(e->pref) : 4096;
+	limits->io_min = power_of_two(e->pref);
+	limits->max_io = e->max & ~4095u ? e->max & ~4095u : e->max;
+	limits->max_discard = e->can & LINK_TRIM ? UBD_NO_LIMIT : 0;
+	limits->max_write_zeroes = e->can & LINK_ZERO ? UBD_NO_LIMIT : 0;
+	limits->read_only = e->can & LINK_READ_ONLY;
+	limits->rotational = e->can & LINK_ROTATIONAL;
+	limits->volatile_cache = e->can & LINK_FLUSH;
+	limits->fua = limits->volatile_cache && e->can & LINK_FUA;
 	return 0;
 }
 
-static void set_limits(const struct nbd *n, struct ubd_limits *l)
+/* ---- Opening and closing ------------------------------------------------------------------- */
+
+/* One connection, and as many more as are wanted and allowed. */
+static int open_links(struct ubd_device *dev, struct nbd *n, unsigned want)
 {
-	const struct link_export *e = &n->config.disk;
+	const char *why = "it does not promise a consistent view of several (multi-conn)";
+	int ret;
 
-	l->size = n->size;
-	l->logical_block = e->min;
-	/* A preference above a page is no sector, but a good size. */
-	l->physical_block = e->pref <= 4096 ? power_of_two(e->pref) : 4096;
-	l->io_min = power_of_two(e->pref);
-	l->max_io = e->max & ~4095u ? e->max & ~4095u : e->max;
-	l->max_discard = e->can & LINK_TRIM ? UBD_NO_LIMIT : 0;
-	l->max_write_zeroes = e->can & LINK_ZERO ? UBD_NO_LIMIT : 0;
-	l->read_only = e->can & LINK_READ_ONLY;
-	l->rotational = e->can & LINK_ROTATIONAL;
-	l->volatile_cache = e->can & LINK_FLUSH;
-	l->fua = l->volatile_cache && e->can & LINK_FUA;
-	l->max_queues = n->nr_conns;
-}
+	do {
+		struct conn *c = &n->conns[n->nr_conns];
 
-/* ---- Opening ------------------------------------------------------------------------------- */
-
-static int first_connection(struct ubd_device *dev, struct nbd *n)
-{
-	static const bool never;
-	struct link *l = &n->conns[0].link;
-	char why[LINK_WHY];
-	int ret = link_open(l, &n->address, &never, OPEN_MS, why);
-
-	if (ret)
-		return ubd_device_fail(dev, ret, "nbd: cannot connect to %s: %s",
-				       link_name(&n->address), why);
-	n->nr_conns = 1;
-	n->tls = l->h;
-	/* Whoever could cut the connection must not be able to talk us out of TLS so. */
-	if (n->address.tls == LINK_TLS_ALLOW)
-		n->address.tls = l->h ? LINK_TLS_REQUIRE : LINK_TLS_OFF;
-	ret = settle_export(dev, n, &l->export);
-	n->config.disk = l->export;
-	return ret;
-}
-
-static void more_connections(struct ubd_device *dev, struct nbd *n, unsigned want)
-{
-	static const bool never;
-	char why[LINK_WHY] = "it does not promise a consistent view of several (multi-conn)";
-
-	while (n->nr_conns < want && n->config.disk.can & LINK_MULTI_CONN &&
-	       !link_open(&n->conns[n->nr_conns].link, &n->address, &never, OPEN_MS, why))
-		n->nr_conns++;
+		ret = link_open(&c->link, &n->address, &c->closing);
+		if (ret)
+			why = c->link.why;
+		else if (!n->nr_conns++ && settle(dev, n, &c->link))
+			return -EPROTO;
+	} while (!ret && n->nr_conns < want && n->disk.can & LINK_MULTI_CONN);
+	if (!n->nr_conns)
+		return ubd_device_fail(dev, ret, "nbd: cannot connect to %s: %s", n->address.name,
+				       why);
 	if (n->nr_conns < want)
 		ubd_device_notice(dev, "nbd: %u of %u connections to %s: %s", n->nr_conns, want,
-				  link_name(&n->address), why);
-	if (n->nr_conns < ubd_device_queues(dev))
-		ubd_device_notice(dev, "nbd: %u queues instead of %u, each has a connection",
-				  n->nr_conns, ubd_device_queues(dev));
+				  n->address.name, why);
+	return 0;
 }
 
 static void nbd_close_target(struct ubd_device *dev, void *self)
@@ -139,57 +99,55 @@ static void nbd_close_target(struct ubd_device *dev, void *self)
 
 	(void)dev;
 	for (unsigned i = 0; i < n->nr_conns; i++)
-		conn_free(&n->conns[i]);
+		link_close(&n->conns[i].link);
 	free(n->conns);
 }
 
 static int nbd_open(struct ubd_device *dev, void *self)
 {
 	struct nbd *n = self;
+	struct link_address *a = &n->address;
+	int ways = !!a->uri + !!a->unix_path + !!a->host;
 	unsigned want = n->connections ? (unsigned)n->connections : ubd_device_queues(dev);
-	int ret = check_address(dev, n);
+	int ret;
 
-	if (ret)
-		return ret;
+	if (ways != 1)
+		return ubd_device_fail(
+			dev, -EINVAL,
+			"nbd: %s: give one of a URI (nbd://HOST/EXPORT), unix and host",
+			ways ? "one server only" : "which server?");
+	a->name = a->uri ? a->uri : a->unix_path ? a->unix_path : a->host;
+	n->dev = dev;
 	want = want < MAX_CONNECTIONS ? want : MAX_CONNECTIONS;
 	n->conns = calloc(want, sizeof(*n->conns));
 	if (!n->conns)
 		return -ENOMEM;
-	for (unsigned i = 0; i < want; i++)
-		conn_init(&n->conns[i], &n->config, i);
-	ret = first_connection(dev, n);
-	if (ret) {
+	/* Memory reclaim may depend on this disk. */
+	mlock2(n->conns, want * sizeof(*n->conns), MLOCK_ONFAULT);
+	ret = open_links(dev, n, want);
+	if (ret)
 		nbd_close_target(dev, n);
-		return ret;
-	}
-	more_connections(dev, n, want);
-	n->config.dev = dev;
-	n->config.address = n->address;
-	n->config.size = &n->size;
-	n->config.timeout_ms = n->timeout * 1000;
-	n->config.stall_ms = n->stall * 1000;
-	set_limits(n, ubd_device_limits(dev));
-	return 0;
+	ubd_device_limits(dev)->max_queues = n->nr_conns;
+	return ret;
 }
 
 /* Connections and queues go round: each connection has a home, each queue a few connections. */
 static int nbd_queue_open(struct ubd_queue *q, void *self)
 {
 	struct nbd *n = self;
-	unsigned queues = ubd_device_queues(n->config.dev);
 	int ret = 0;
 
-	for (unsigned i = ubd_queue_index(q); i < n->nr_conns && !ret; i += queues)
-		ret = conn_start(&n->conns[i], q);
+	for (unsigned i = ubd_queue_index(q); i < n->nr_conns && !ret;
+	     i += ubd_device_queues(n->dev))
+		ret = conn_start(&n->conns[i], n, q);
 	return ret;
 }
 
 static void nbd_queue_close(struct ubd_queue *q, void *self)
 {
 	struct nbd *n = self;
-	unsigned queues = ubd_device_queues(n->config.dev);
 
-	for (unsigned i = ubd_queue_index(q); i < n->nr_conns; i += queues)
+	for (unsigned i = ubd_queue_index(q); i < n->nr_conns; i += ubd_device_queues(n->dev))
 		conn_stop(&n->conns[i]);
 }
 
@@ -198,7 +156,7 @@ static void nbd_queue_close(struct ubd_queue *q, void *self)
 /* One of the queue's own; a request of the same tag always has the same. */
 static struct conn *choose(const struct nbd *n, const struct ubd_io *io)
 {
-	unsigned queues = ubd_device_queues(n->config.dev), index = ubd_queue_index(io->queue);
+	unsigned queues = ubd_device_queues(n->dev), index = ubd_queue_index(io->queue);
 	unsigned mine = (n->nr_conns - index + queues - 1) / queues;
 
 	return &n->conns[index + io->tag % mine * queues];
@@ -207,34 +165,29 @@ static struct conn *choose(const struct nbd *n, const struct ubd_io *io)
 /* The request in NBD's words. -EOPNOTSUPP: there are none. */
 static int translate(const struct nbd *n, const struct ubd_io *io, struct nbd_request *r)
 {
-	static const struct {
-		uint16_t cmd;
-		unsigned needs;
-	} words[] = {
-		[UBD_READ] = {NBD_CMD_READ},
-		[UBD_WRITE] = {NBD_CMD_WRITE},
-		[UBD_FLUSH] = {NBD_CMD_FLUSH, LINK_FLUSH},
-		[UBD_DISCARD] = {NBD_CMD_TRIM, LINK_TRIM},
-		[UBD_WRITE_ZEROES] = {NBD_CMD_WRITE_ZEROES, LINK_ZERO},
+	static const uint16_t commands[] = {
+		[UBD_READ] = NBD_CMD_READ,
+		[UBD_WRITE] = NBD_CMD_WRITE,
+		[UBD_FLUSH] = NBD_CMD_FLUSH,
+		[UBD_DISCARD] = NBD_CMD_TRIM,
+		[UBD_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES,
 	};
-	unsigned can = n->config.disk.can;
-	bool writes = io->op != UBD_READ && io->op != UBD_FLUSH;
+	unsigned can = n->disk.can;
 
-	if (io->op >= sizeof(words) / sizeof(*words) || (io->op && !words[io->op].cmd) ||
-	    words[io->op].needs & ~can)
+	if (io->op > UBD_WRITE_ZEROES || (io->op && !commands[io->op]))
 		return -EOPNOTSUPP;
-	*r = (struct nbd_request){.cmd = words[io->op].cmd};
+	r->cmd = commands[io->op];
 	/* A flush covers all that was acknowledged on any connection; it names no range. */
 	if (io->op == UBD_FLUSH)
 		return 0;
 	r->offset = io->offset;
 	r->length = io->length;
-	if (writes && io->flags & UBD_IO_FUA && can & LINK_FUA)
+	if (io->flags & UBD_IO_FUA && can & LINK_FUA)
 		r->flags |= NBD_FLAG_FUA;
 	if (io->op == UBD_WRITE_ZEROES)
 		r->flags |= (io->flags & UBD_IO_NO_UNMAP ? NBD_FLAG_NO_HOLE : 0) |
 			    (can & LINK_FAST_ZERO ? NBD_FLAG_FAST_ZERO : 0);
-	return writes && can & LINK_READ_ONLY ? -EPERM : 0;
+	return io->op != UBD_READ && can & LINK_READ_ONLY ? -EPERM : 0;
 }
 
 static int nbd_handle(struct ubd_io *io, void *self)
@@ -243,10 +196,6 @@ static int nbd_handle(struct ubd_io *io, void *self)
 	struct req r = {.io = io};
 	int ret = translate(n, io, &r.on);
 
-	if (!ret && n->tls && r.on.cmd <= NBD_CMD_WRITE) {
-		r.mem = ubd_io_data(io);
-		ret = r.mem ? 0 : -ENOMEM;
-	}
 	if (!ret)
 		ret = conn_request(choose(n, io), &r);
 	return ret ? ret : (int)io->length;
@@ -270,8 +219,7 @@ static const struct ubd_option nbd_options[] = {
 	       "connections, if the server allows several; 0: one per queue", .fallback = "0",
 	       .max = MAX_CONNECTIONS, .letter = 'C'),
 	OPTION("timeout", UBD_UINT, timeout,
-	       "seconds after which a request without a reply fails, reconnecting included; 0: "
-	       "never",
+	       "seconds after which a request without a reply fails; 0: never",
 	       .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'),
 	OPTION("stall", UBD_UINT, stall,
 	       "seconds of silence while replies are due before connecting anew; 0: no limit",
@@ -292,6 +240,7 @@ static const struct ubd_option nbd_options[] = {
 
 const struct ubd_target target_nbd = {
 	.api = UBD_TARGET_API,
+	.flags = UBD_TARGET_SOCKETS,
 	.name = "nbd",
 	.summary = "a network block device",
 	.options = nbd_options,

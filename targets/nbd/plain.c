@@ -13,22 +13,11 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-
-static const char *cause(ssize_t ret)
-{
-	return ret < 0 ? strerror((int)-ret) : "the server closed it";
-}
-
 /* The payload of a large request, from byte `at` on. */
 static int stream(struct conn *c, struct req *r, uint32_t at)
 {
 	const struct ubd_transfer t = {
-		.where = UBD_SOCKET,
-		.fd = c->link.fd,
-		.at = at,
-		.len = r->on.length - at,
-	};
+		.where = UBD_SOCKET, .fd = c->link.fd, .at = at, .len = r->on.length - at};
 	int ret = ubd_io_transfer(r->io, &t, 1);
 
 	return ret < 0 ? ret : 0;
@@ -44,7 +33,7 @@ static bool append(struct conn *c, struct req *r, uint32_t data)
 
 	conn_expect(c, r);
 	if (ret < 0) {
-		conn_settle(c, r, REQ_DONE, ret);
+		conn_settle(c, r, ret);
 		return false;
 	}
 	nbd_request_put(p, &r->on);
@@ -52,17 +41,17 @@ static bool append(struct conn *c, struct req *r, uint32_t data)
 	return true;
 }
 
-static int send_buffer(struct conn *c, uint32_t end, int more)
+static int send_buffer(struct conn *c, int more)
 {
-	while (c->sent < end) {
+	for (uint32_t end = c->filled; c->sent < end;) {
 		const uint8_t *p = c->out + c->sent;
+		size_t len = end - c->sent;
 		/* There is nearly always room for all of it: then this is cheaper than by the ring,
 		 * whose completion would wake us up for nothing. Errors come again there. */
-		ssize_t ret =
-			send(c->link.fd, p, end - c->sent, MSG_DONTWAIT | MSG_NOSIGNAL | more);
+		ssize_t ret = send(c->link.fd, p, len, MSG_DONTWAIT | MSG_NOSIGNAL | more);
 
 		if (ret <= 0)
-			ret = ubd_send(c->q, c->link.fd, p, end - c->sent, more);
+			ret = ubd_send(c->q, c->link.fd, p, len, more);
 		if (ret < 0)
 			return (int)ret;
 		c->sent += (uint32_t)ret;
@@ -70,68 +59,40 @@ static int send_buffer(struct conn *c, uint32_t end, int more)
 	return 0;
 }
 
-/* All that is in the buffer, and the payload of its last request, if that is a large one. What
- * comes in meanwhile is the next sender's, if there is one. */
-static void flush(struct conn *c, struct req *large)
+/* Send what is in the buffer, and this large request. What comes in meanwhile is the next
+ * sender's, if there is one. */
+static void send_all(struct conn *c, struct req *large)
 {
-	int ret;
+	conn_begin_turn(c);
+	/* Whoever comes in the same round comes along. */
+	if (!large)
+		ubd_yield(c->q);
+	else if (c->up)
+		append(c, large, 0);
+	for (bool go = c->up; go; go = c->up && c->sent < c->filled && c->senders == 1) {
+		int ret = send_buffer(c, large ? MSG_MORE : 0);
 
-	do {
-		ret = send_buffer(c, c->filled, large ? MSG_MORE : 0);
 		if (!ret && large)
 			ret = stream(c, large, 0);
 		large = NULL;
 		if (ret)
-			conn_break(c, "%s", cause(ret));
-	} while (c->up && c->sent < c->filled && c->senders == 1);
+			conn_break(c, strerror(-ret));
+	}
 	if (c->sent == c->filled)
 		c->sent = c->filled = 0;
-	ubd_cond_wake_all(c->q, &c->room);
-}
-
-static void begin_turn(struct conn *c)
-{
-	c->senders++;
-	ubd_mutex_lock(c->q, &c->turn);
-}
-
-static void end_turn(struct conn *c)
-{
-	ubd_mutex_unlock(c->q, &c->turn);
-	conn_sent(c);
-}
-
-static void send_large(struct conn *c, struct req *r)
-{
-	begin_turn(c);
-	if (c->up && append(c, r, 0))
-		flush(c, r);
-	end_turn(c);
-}
-
-static void send_small(struct conn *c, struct req *r, uint32_t data)
-{
-	/* There always is room for one request without data, which the next sender's is. */
-	while (c->up && c->filled + data + 2 * NBD_REQUEST_SIZE > CONN_BUFFER)
-		ubd_cond_wait(c->q, &c->room, NULL);
-	if (!c->up || !append(c, r, data) || c->senders)
-		return;
-	begin_turn(c);
-	/* Whoever comes in the same round comes along. */
-	ubd_yield(c->q);
-	if (c->up)
-		flush(c, NULL);
-	end_turn(c);
+	conn_end_turn(c);
 }
 
 void plain_send(struct conn *c, struct req *r)
 {
-	bool write = r->on.cmd == NBD_CMD_WRITE;
+	bool write = r->on.cmd == NBD_CMD_WRITE, large = write && r->on.length >= CONN_LARGE;
+	uint32_t data = write && !large ? r->on.length : 0;
 
-	if (write && conn_is_large(r))
-		send_large(c, r);
-	else
-		send_small(c, r, write ? r->on.length : 0);
+	/* There always is room for one request without data, which a large one is. */
+	while (c->up && !large && c->filled + data + 2 * NBD_REQUEST_SIZE > CONN_BUFFER)
+		send_all(c, NULL);
+	if (c->up && (large || (append(c, r, data) && !c->senders)))
+		send_all(c, large ? r : NULL);
 }
 
 /* ---- Receiving ----------------------------------------------------------------------------- */
@@ -145,12 +106,11 @@ static void receive_large(struct conn *c, struct req *r)
 	c->in_pos += here;
 	if (ret >= 0 && here < r->on.length)
 		ret = stream(c, r, here);
-	if (ret < 0) {
-		conn_break(c, "%s", cause(ret));
-		return;
-	}
 	conn_heard(c);
-	conn_settle(c, r, REQ_DONE, 0);
+	if (ret < 0)
+		conn_break(c, strerror(-ret));
+	else
+		conn_settle(c, r, 0);
 }
 
 /* One reply, if all of it is there, or all but a large payload. Returns the bytes that are not. */
@@ -165,17 +125,18 @@ static uint32_t take_reply(struct conn *c)
 	if (have < NBD_REPLY_SIZE)
 		return NBD_REPLY_SIZE - have;
 	ret = nbd_reply_get(p, &reply);
-	r = conn_find(c, reply.cookie);
+	r = c->due[(uint16_t)reply.cookie];
+	if (r && r->on.cookie != reply.cookie)
+		r = NULL;
 	if (ret || !r || reply.error == NBD_ESHUTDOWN) {
-		conn_break(c, "%s",
-			   ret	? "the server sent something that is not a reply"
-			   : !r ? "the server answered a request that is not due"
-				: "the server is shutting down");
+		conn_break(c, ret  ? "the server sent something that is not a reply"
+			      : !r ? "the server answered a request that is not due"
+				   : "the server is shutting down");
 		return 0;
 	}
 	data = r->on.cmd == NBD_CMD_READ && !reply.error ? r->on.length : 0;
 	if (r->on.cmd == NBD_CMD_READ)
-		c->large = conn_is_large(r);
+		c->large = r->on.length >= CONN_LARGE;
 	if (data && c->large) {
 		c->in_pos += NBD_REPLY_SIZE;
 		receive_large(c, r);
@@ -185,7 +146,7 @@ static uint32_t take_reply(struct conn *c)
 		return NBD_REPLY_SIZE + data - have;
 	c->in_pos += NBD_REPLY_SIZE + data;
 	ret = data ? ubd_io_put(r->io, 0, p + NBD_REPLY_SIZE, data) : nbd_errno(reply.error);
-	conn_settle(c, r, REQ_DONE, MIN(ret, 0));
+	conn_settle(c, r, MIN(ret, 0));
 	return 0;
 }
 
@@ -202,7 +163,7 @@ static void receive_more(struct conn *c, uint32_t missing)
 	ret = ubd_recv_some(c->q, c->link.fd, c->in + have,
 			    c->large ? missing : CONN_BUFFER - have);
 	if (ret <= 0) {
-		conn_break(c, "%s", cause(ret));
+		conn_break(c, ret ? strerror((int)-ret) : "the server closed it");
 		return;
 	}
 	c->in_len += (uint32_t)ret;
@@ -217,12 +178,4 @@ void plain_receive(struct conn *c)
 		if (missing)
 			receive_more(c, missing);
 	}
-}
-
-void plain_say_goodbye(struct conn *c)
-{
-	uint8_t request[NBD_REQUEST_SIZE];
-
-	nbd_request_put(request, &(struct nbd_request){.cmd = NBD_CMD_DISC});
-	send(c->link.fd, request, sizeof(request), MSG_DONTWAIT | MSG_NOSIGNAL);
 }

@@ -20,7 +20,6 @@
 enum nbd_cmd {
 	NBD_CMD_READ = 0,
 	NBD_CMD_WRITE = 1,
-	NBD_CMD_DISC = 2,
 	NBD_CMD_FLUSH = 3,
 	NBD_CMD_TRIM = 4,
 	NBD_CMD_WRITE_ZEROES = 6,
@@ -67,20 +66,14 @@ static inline int nbd_reply_get(const uint8_t *p, struct nbd_reply *r)
 /* NBD's errors are numbers of its own, which happen to be those of Linux on most machines. */
 static inline int nbd_errno(uint32_t error)
 {
-	switch (error) {
-	case 0:
-	case 1:	 /* EPERM */
-	case 12: /* ENOMEM */
-	case 22: /* EINVAL */
-	case 28: /* ENOSPC */
-		return -(int)error;
-	case 75:
-		return -EOVERFLOW;
-	case 95:
-		return -EOPNOTSUPP;
-	default:
-		return -EIO;
-	}
+	static const int known[] = {
+		[1] = EPERM,   [12] = ENOMEM,	 [22] = EINVAL,
+		[28] = ENOSPC, [75] = EOVERFLOW, [95] = EOPNOTSUPP,
+	};
+
+	if (!error)
+		return 0;
+	return error < sizeof(known) / sizeof(*known) && known[error] ? -known[error] : -EIO;
 }
 
 #endif

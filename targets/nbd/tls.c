@@ -18,7 +18,7 @@ static int completed(void *user, int *error)
 	if (*error == ENOTCONN || *error == ESHUTDOWN)
 		return 1;
 	conn_heard(r->conn);
-	conn_settle(r->conn, r, REQ_DONE, -*error);
+	conn_settle(r->conn, r, -*error);
 	return 1;
 }
 
@@ -26,12 +26,13 @@ static int64_t issue(struct nbd_handle *h, struct req *r)
 {
 	nbd_completion_callback done = {.callback = completed, .user_data = r};
 	const struct nbd_request *n = &r->on;
+	void *data = n->cmd <= NBD_CMD_WRITE ? ubd_io_data(r->io) : NULL;
 
 	switch (n->cmd) {
 	case NBD_CMD_READ:
-		return nbd_aio_pread(h, r->mem, n->length, n->offset, done, n->flags);
+		return data ? nbd_aio_pread(h, data, n->length, n->offset, done, n->flags) : -1;
 	case NBD_CMD_WRITE:
-		return nbd_aio_pwrite(h, r->mem, n->length, n->offset, done, n->flags);
+		return data ? nbd_aio_pwrite(h, data, n->length, n->offset, done, n->flags) : -1;
 	case NBD_CMD_FLUSH:
 		return nbd_aio_flush(h, done, n->flags);
 	case NBD_CMD_TRIM:
@@ -47,7 +48,7 @@ static bool check(struct conn *c, int ret)
 	struct nbd_handle *h = c->link.h;
 
 	if (ret < 0 || nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
-		conn_break(c, "%s", link_error());
+		conn_break(c, link_error());
 	return c->up;
 }
 
@@ -59,23 +60,24 @@ static bool wants(const struct conn *c, unsigned direction)
 void tls_send(struct conn *c, struct req *r)
 {
 	struct nbd_handle *h = c->link.h;
+	bool refused;
 
 	conn_expect(c, r);
 	/* A request refused is failed here; one that is lost comes back when the connection is
 	 * buried. */
-	if (issue(h, r) < 0 && check(c, 0))
-		conn_settle(c, r, REQ_DONE, nbd_get_errno() ? -nbd_get_errno() : -EIO);
-	check(c, 0);
+	refused = issue(h, r) < 0;
+	if (check(c, 0) && refused)
+		conn_settle(c, r, nbd_get_errno() ? -nbd_get_errno() : -EIO);
 	/* What did not go out at once, of whoever it is. */
 	if (c->senders || !wants(c, LIBNBD_AIO_DIRECTION_WRITE))
 		return;
-	c->senders++;
+	conn_begin_turn(c);
 	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
 		ubd_poll(c->q, nbd_aio_get_fd(h), POLLOUT);
 		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
 			check(c, nbd_aio_notify_write(h));
 	}
-	conn_sent(c);
+	conn_end_turn(c);
 }
 
 void tls_receive(struct conn *c)

@@ -104,7 +104,7 @@ static bool take_request(struct server *s)
 	r->length = be32toh(r->length);
 	if (be32toh(magic) != NBD_REQUEST_MAGIC || r->length > MOST)
 		die("the client sent no request", r->offset);
-	if (r->cmd == NBD_CMD_DISC)
+	if (r->cmd == 2 /* DISC */)
 		return false;
 	if (r->cmd == NBD_CMD_WRITE) {
 		uint8_t *want = s->buf + MOST;
@@ -206,8 +206,7 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-int link_open(struct link *l, const struct link_address *a, const bool *stop, unsigned ms,
-	      char why[LINK_WHY])
+int link_open(struct link *l, const struct link_address *a, const bool *stop)
 {
 	uint64_t n = ++opened;
 	struct server *s = calloc(1, sizeof(*s));
@@ -216,8 +215,6 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop, un
 
 	(void)a;
 	(void)stop;
-	(void)ms;
-	why[0] = 0;
 	*l = (struct link){.fd = -1};
 	if (!s || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
 		return -ENOMEM;
@@ -235,7 +232,8 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop, un
 
 void link_close(struct link *l)
 {
-	if (l->fd >= 0)
+	/* Zeroed: never opened. */
+	if (l->fd > 0)
 		close(l->fd);
 	l->fd = -1;
 }
@@ -246,15 +244,17 @@ void link_cut(struct link *l, bool abort)
 	shutdown(l->fd, SHUT_RDWR);
 }
 
+uint64_t link_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 const char *link_error(void)
 {
 	return "";
-}
-
-const char *link_name(const struct link_address *a)
-{
-	(void)a;
-	return "the fuzzer";
 }
 
 /* ---- The clients --------------------------------------------------------------------------- */

@@ -29,7 +29,6 @@ int main(int argc, char **argv)
 {
 	struct link_address a = {0};
 	const bool stop = false;
-	char why[LINK_WHY];
 	int dev, n;
 
 	if (argc != 4)
@@ -47,8 +46,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < n; i++) {
 		struct link l;
 
-		if (link_open(&l, &a, &stop, 10000, why)) {
-			fprintf(stderr, "%s\n", why);
+		if (link_open(&l, &a, &stop)) {
+			fprintf(stderr, "%s\n", l.why);
 			return 1;
 		}
 		if (i == 0 && (ioctl(dev, NBD_SET_BLKSIZE, 512ul) ||
