@@ -5,20 +5,28 @@
 . "$(dirname "$0")/../guest/lib.sh"
 here=$top/tests/nbd
 
+# A server, how to reach it in $at, its pid in $server: nbdkit|qemu|tcp|tls.
 server=
-start_server() { # nbdkit|qemu
-	rm -f "$scratch/s"
+start_server() {
+	rm -f "$scratch/s" "$scratch/pid"
+	at="--unix $scratch/s"
+	set -- "$1" --pidfile "$scratch/pid" "$scratch/image"
 	case $1 in
-	nbdkit) nbdkit -f -U "$scratch/s" file "$scratch/image" >/dev/null 2>&1 & ;;
-	qemu) qemu-nbd -f raw -t -e 4 -k "$scratch/s" "$scratch/image" >/dev/null 2>&1 & ;;
+	nbdkit) nbdkit -f -U "$scratch/s" "$2" "$3" file "$4" >/dev/null 2>&1 & ;;
+	qemu) qemu-nbd -f raw -t -e 4 -k "$scratch/s" --pid-file "$3" "$4" >/dev/null 2>&1 & ;;
+	tcp)
+		at="nbd://127.0.0.1:10810"
+		nbdkit -f -i 127.0.0.1 -p 10810 "$2" "$3" file "$4" >/dev/null 2>&1 &
+		;;
+	tls)
+		at="--host 127.0.0.1 --port 10810 --tls require --tls-username alice --tls-psk-file $scratch/keys"
+		[ -e "$scratch/keys" ] || echo "alice:$(openssl rand -hex 32)" >"$scratch/keys"
+		nbdkit -f -i 127.0.0.1 -p 10810 --tls=require --tls-psk="$scratch/keys" "$2" "$3" file "$4" >/dev/null 2>&1 &
+		;;
 	esac
 	server=$!
 	trap 'kill -9 $server 2>/dev/null || :' EXIT
-	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-		[ ! -S "$scratch/s" ] || return 0
-		sleep 0.2
-	done
-	return 1
+	within 20 test -s "$scratch/pid"
 }
 
 stop_server() {
@@ -33,12 +41,13 @@ verify() { # QUEUES SECONDS
 		{ cat "$scratch/fio"; return 1; }
 }
 
-data() { # SERVER QUEUES WAY
+data() { # SERVER WAY
 	rm -f "$scratch/image"
 	truncate -s 32M "$scratch/image"
 	start_server "$1"
-	add --queues "$2" --zero-copy="$3" nbd --unix "$scratch/s"
-	verify "$2"
+	# shellcheck disable=SC2086 # several words
+	add --queues 2 --zero-copy="$2" nbd $at
+	verify 2
 	# What fio wrote and read is in the server's file too.
 	sync "$dev"
 	cmp "$dev" "$scratch/image"
@@ -67,18 +76,19 @@ filesystem() { # WAY MKFS FSCK
 	ubd del "$id"
 }
 
-dies() { # WAY
+dies() { # SERVER WAY
 	rm -f "$scratch/image"
 	truncate -s 32M "$scratch/image"
-	start_server nbdkit
-	add --queues 2 --zero-copy="$1" nbd --unix "$scratch/s"
+	start_server "$1"
+	# shellcheck disable=SC2086 # several words
+	add --queues 2 --zero-copy="$2" nbd $at
 	verify 2 5 &
 	load=$!
 	for _ in 1 2 3; do
 		sleep 1
 		stop_server
 		sleep 0.3
-		start_server nbdkit
+		start_server "$1"
 	done
 	wait $load
 	ubd del "$id"
@@ -129,11 +139,16 @@ cannot_connect() {
 }
 
 for way in $ways; do
-	check "nbdkit, $way, 2 queues" data nbdkit 2 "$way"
-	check "killed and restarted under load, $way" dies "$way"
+	check "nbdkit, Unix socket, $way" data nbdkit "$way"
+	check "nbdkit, TCP, $way" data tcp "$way"
 	check "connections cut under load, $way" cut "$way"
 done
-check "qemu-nbd, 2 queues" data qemu 2 auto
+check "nbdkit, auto" data nbdkit auto
+check "qemu-nbd, auto" data qemu auto
+check "TLS" data tls auto
+for kind in nbdkit tcp tls; do
+	check "killed and restarted under load, $kind" dies $kind auto
+done
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
 check "xfs" filesystem off "mkfs.xfs -q" "xfs_repair -n"
 check "a server that stays away: errors, and the device can be deleted" gone
