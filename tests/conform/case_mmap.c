@@ -130,10 +130,7 @@ CASE(trap_descriptor_stride_does_not_depend_on_depth)
 		struct server *s = server_up(dev);
 		bool other_queue = false;
 
-		if (dev->info.nr_hw_queues < 2) {
-			server_down(s);
-			conform_skip("one processor, one queue");
-		}
+		server_need_queues(s, 2);
 		/* From either processor, so that each queue sees some. */
 		for (unsigned n = 0; n < 40; n++)
 			CHECK(io_write(dev, n * 4096, 4096, n + 1) == 4096, "write failed");

@@ -292,10 +292,7 @@ CASE(bug_end_recovery_live_before_every_queue_fetched)
 	struct server *s = server_up(dev);
 	struct job *end, *io[4];
 
-	if (dev->info.nr_hw_queues < 2) {
-		server_down(s);
-		conform_skip("one processor, one queue");
-	}
+	server_need_queues(s, 2);
 	server_kill(s);
 	expect_state(s, UBLK_S_DEV_QUIESCED);
 	RESULT_REQUIRED("start-recovery", dev_cmd(dev, UBLK_U_CMD_START_USER_RECOVERY, 0, NULL, 0),
@@ -321,6 +318,7 @@ CASE(recovery_after_half_a_recovery)
 	struct server *s = server_up(dev_new(REISSUE, 2, 8));
 	struct job *io;
 
+	server_need_queues(s, 2);
 	server_kill(s);
 	expect_state(s, UBLK_S_DEV_QUIESCED);
 	RESULT_REQUIRED("start-recovery",

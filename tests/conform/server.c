@@ -304,6 +304,16 @@ void server_down(struct server *s)
 	dev_del(s->dev);
 }
 
+void server_need_queues(struct server *s, unsigned nr)
+{
+	unsigned has = s->dev->info.nr_hw_queues;
+
+	if (has >= nr)
+		return;
+	server_down(s);
+	conform_skip("it takes %u queues, and this machine's processors make it %u", nr, has);
+}
+
 const struct server_log *server_find(const struct server *s, unsigned op, int64_t sector)
 {
 	unsigned nr = atomic_load(&s->nr_log);

@@ -84,6 +84,9 @@ int server_pid(const struct server *server);
 struct server *server_up(struct dev *dev);
 void server_down(struct server *server);
 
+/* Skip where the device got fewer: a kernel gives one at most a queue per processor. */
+void server_need_queues(struct server *server, unsigned nr);
+
 /* Requests in the log with this operation, that begin at this sector (-1: anywhere). */
 unsigned server_count(const struct server *server, unsigned op, int64_t sector);
 const struct server_log *server_find(const struct server *server, unsigned op, int64_t sector);
