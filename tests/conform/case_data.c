@@ -342,6 +342,53 @@ CASE_LIMIT(data_parallel_get_data, 90)
 	parallel(UBLK_F_NEED_GET_DATA, 2, 8);
 }
 
+/* ---- Requests that are submitted together ------------------------------------------------- */
+
+static void lists(uint64_t flags, unsigned queues)
+{
+	enum { BYTES = 128 << 10 };
+	struct server *s;
+
+	conform_need_features(flags);
+	s = server_up(dev_new(flags, queues, 32));
+	for (unsigned round = 1; round <= 16; round++) {
+		uint64_t at = AT + round % 4 * BYTES;
+		struct job *io = io_begin_seeded(s->dev, IO_WRITES, at, BYTES, round);
+
+		CHECK(io_end(io) == BYTES, "round %u: a write failed", round);
+		CHECK(pattern_check(s->store + at, at, BYTES, round) < 0,
+		      "round %u: the server got something else", round);
+		io = io_begin(s->dev, IO_READS, at, BYTES);
+		REQUIRE(job_wait(io, 20000 * conform_slow(), NULL) == 0, "the reads do not end");
+		CHECK(io->result == BYTES && pattern_check(io->data, at, BYTES, round) < 0,
+		      "round %u: reads something else", round);
+		job_put(io);
+	}
+	CHECK(server_count(s, UBLK_IO_OP_WRITE, -1) == 16 * BYTES / 4096, "%u writes, not %u",
+	      server_count(s, UBLK_IO_OP_WRITE, -1), 16 * BYTES / 4096);
+	server_down(s);
+}
+
+CASE(data_lists_copy)
+{
+	lists(0, 2);
+}
+
+CASE(data_lists_one_queue)
+{
+	lists(0, 1);
+}
+
+CASE(data_lists_user_copy)
+{
+	lists(UBLK_F_USER_COPY, 2);
+}
+
+CASE(data_lists_get_data)
+{
+	lists(UBLK_F_NEED_GET_DATA, 2);
+}
+
 /* ---- A server that does not fill what it says it read ------------------------------------- */
 
 static enum server_answer lazy_reads(struct server *s, struct server_io *io)

@@ -217,3 +217,28 @@ CASE(unprivileged_server_dies)
 	CHECK(dev_wait_state(s->dev, UBLK_S_DEV_DEAD, 10000), "state %d", dev_state(s->dev));
 	dev_del(s->dev);
 }
+
+static enum server_answer never(struct server *s, struct server_io *io)
+{
+	(void)s;
+	(void)io;
+	return ANSWER_NEVER;
+}
+
+/* An ordinary user's server must not hold up others: one that lets a request time out is killed. */
+CASE_LIMIT(unprivileged_server_hangs, 60)
+{
+	struct server *s = users_server(users_dev(0));
+	struct io io = {.kind = IO_READ, .offset = AT, .bytes = 4096, .uid = USER};
+	struct job *read;
+
+	dev_sysfs_set(s->dev, "queue/io_timeout", "1000");
+	s->hook = never;
+	memcpy(io.path, dev_block_path(s->dev), sizeof(io.path));
+	read = io_begin_as(&io);
+	REQUIRE(job_wait(s->job, 20000, NULL) == -ECHILD, "the server lives on");
+	job_put(s->job);
+	CHECK(io_end(read) == -EIO, "a read that nobody served");
+	CHECK(dev_wait_state(s->dev, UBLK_S_DEV_DEAD, 10000), "state %d", dev_state(s->dev));
+	dev_del(s->dev);
+}

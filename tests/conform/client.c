@@ -11,12 +11,14 @@
 #include <grp.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <liburing.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define IO_LIMIT_MS 20000
+#define PIECE 4096U
 #define EIO_MISMATCH (-EBADMSG)
 
 void pattern_fill(uint8_t *buf, uint64_t offset, uint64_t bytes, uint32_t seed)
@@ -44,6 +46,51 @@ int64_t pattern_check(const uint8_t *buf, uint64_t offset, uint64_t bytes, uint3
 		}
 	}
 	return -1;
+}
+
+/* In an order in which no piece can be merged with the one before. */
+static void queue_pieces(struct io_uring *ring, int fd, const struct io *io, uint8_t *data)
+{
+	unsigned nr = (unsigned)(io->bytes / PIECE);
+
+	for (unsigned i = 0; i < nr; i++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+		uint64_t at = (uint64_t)(i * 7 % nr) * PIECE;
+
+		if (io->kind == IO_WRITES)
+			io_uring_prep_write(sqe, fd, data + at, PIECE, io->offset + at);
+		else
+			io_uring_prep_read(sqe, fd, data + at, PIECE, io->offset + at);
+	}
+}
+
+/* Submitted together, requests reach the driver as a list. */
+static long do_pieces(int fd, const struct io *io, uint8_t *data)
+{
+	unsigned nr = (unsigned)(io->bytes / PIECE);
+	struct io_uring ring;
+	long res, bytes = 0;
+
+	res = io_uring_queue_init(nr, &ring, 0);
+	if (res) {
+		errno = (int)-res;
+		return -1;
+	}
+	queue_pieces(&ring, fd, io, data);
+	res = io_uring_submit_and_wait(&ring, nr);
+	for (unsigned i = 0; res >= 0 && i < nr; i++) {
+		struct io_uring_cqe *cqe;
+
+		res = io_uring_wait_cqe(&ring, &cqe);
+		if (res)
+			break;
+		res = cqe->res;
+		bytes += res;
+		io_uring_cqe_seen(&ring, cqe);
+	}
+	io_uring_queue_exit(&ring);
+	errno = res < 0 ? (int)-res : 0;
+	return res < 0 ? -1 : bytes;
 }
 
 static long do_io(int fd, const struct io *io, uint8_t *data)
@@ -76,6 +123,12 @@ static long do_io(int fd, const struct io *io, uint8_t *data)
 	case IO_OPEN:
 		sleep_ms((unsigned)io->bytes);
 		return 0;
+	case IO_WRITES:
+		pattern_fill(data, io->offset, io->bytes, io->seed);
+		return do_pieces(fd, io, data);
+	case IO_READS:
+		memset(data, 0xee, io->bytes);
+		return do_pieces(fd, io, data);
 	}
 	return -1;
 }

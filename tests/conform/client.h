@@ -22,6 +22,8 @@ enum io_kind {
 	IO_ZERO_KEEP, /* fallocate(ZERO_RANGE): must not unmap */
 	IO_SECURE,    /* BLKSECDISCARD */
 	IO_OPEN,      /* open for length milliseconds */
+	IO_READS,     /* O_DIRECT; 4 KiB each, all of them submitted at once */
+	IO_WRITES,    /* the same */
 };
 
 struct io {

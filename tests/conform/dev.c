@@ -205,3 +205,16 @@ long long dev_sysfs(const struct dev *dev, const char *name)
 	fclose(f);
 	return value;
 }
+
+void dev_sysfs_set(const struct dev *dev, const char *name, const char *value)
+{
+	char path[128];
+	bool written;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%u/%s", dev->id, name);
+	f = fopen(path, "w");
+	REQUIRE(f, "cannot open %s", path);
+	written = fputs(value, f) >= 0;
+	REQUIRE(fclose(f) == 0 && written, "cannot write %s to %s", value, path);
+}

@@ -56,5 +56,6 @@ bool dev_has_disk(const struct dev *dev);
 
 /* A number from /sys/block/ublkbN/, -1 when it is not there. */
 long long dev_sysfs(const struct dev *dev, const char *name);
+void dev_sysfs_set(const struct dev *dev, const char *name, const char *value);
 
 #endif
