@@ -61,22 +61,27 @@ static void number_publish(struct ublk_device *ub)
 	spin_unlock(&numbers_lock);
 }
 
-static void number_free(u32 id)
+/* Both at once: who finds a device by its number finds all of it. */
+static void number_and_device_free(struct ublk_device *ub)
 {
 	spin_lock(&numbers_lock);
-	idr_remove(&numbers, id);
+	idr_remove(&numbers, ub->info.dev_id);
+	kfree(ub);
 	spin_unlock(&numbers_lock);
 	wake_up_all(&numbers_wait);
 }
 
-static bool number_is(u32 id, const struct ublk_device *ub)
+/* The next device with that number may be at the same address: its serial number is another. */
+static bool number_is(u32 id, u64 serial)
 {
-	const struct ublk_device *now;
+	const struct ublk_device *ub;
+	bool is;
 
 	spin_lock(&numbers_lock);
-	now = idr_find(&numbers, id);
+	ub = idr_find(&numbers, id);
+	is = ub && ub->serial == serial;
 	spin_unlock(&numbers_lock);
-	return now == ub;
+	return is;
 }
 
 /**
@@ -104,7 +109,6 @@ struct ublk_device *ublk_device_find(u32 id)
 static void device_free(struct device *dev)
 {
 	struct ublk_device *ub = container_of(dev, struct ublk_device, dev);
-	u32 id = ub->info.dev_id;
 
 	WARN_ON_ONCE(ub->disk);
 	ublk_zc_exit(ub);
@@ -116,9 +120,8 @@ static void device_free(struct device *dev)
 		ublk_unprivileged_uncharge();
 	mutex_destroy(&ub->gate_mutex);
 	mutex_destroy(&ub->mutex);
-	kvfree(ub);
 	/* Last, for unloading waits for the numbers. */
-	number_free(id);
+	number_and_device_free(ub);
 }
 
 static int check_info(const struct ublksrv_ctrl_dev_info *info)
@@ -196,19 +199,21 @@ static void own_info(struct ublk_device *ub, const struct ublksrv_ctrl_dev_info 
 
 static struct ublk_device *device_alloc(const struct ublksrv_ctrl_dev_info *want)
 {
+	static atomic64_t serials;
 	struct ublk_device *ub;
 	int id;
 
-	ub = kvzalloc(struct_size(ub, queues, min_t(u32, want->nr_hw_queues, nr_cpu_ids)),
-		      GFP_KERNEL);
+	ub = kzalloc(struct_size(ub, queues, min_t(u32, want->nr_hw_queues, nr_cpu_ids)),
+		     GFP_KERNEL);
 	if (!ub)
 		return ERR_PTR(-ENOMEM);
 	id = number_take(want->dev_id);
 	if (id < 0) {
-		kvfree(ub);
+		kfree(ub);
 		return ERR_PTR(id);
 	}
 	own_info(ub, want, id);
+	ub->serial = atomic64_inc_return(&serials);
 	mutex_init(&ub->mutex);
 	mutex_init(&ub->gate_mutex);
 	spin_lock_init(&ub->disk_lock);
@@ -325,12 +330,12 @@ static void device_remove(struct ublk_device *ub)
 int ublk_device_del(struct ublk_device *ub, bool wait)
 {
 	u32 id = ub->info.dev_id;
+	u64 serial = ub->serial;
 
 	if (!test_and_set_bit(UBLK_DEV_DELETED, &ub->flags))
 		device_remove(ub);
 	ublk_put(ub);
-	/* From here on @ub is a mark to compare with, no more. */
-	if (wait && wait_event_interruptible(numbers_wait, !number_is(id, ub)))
+	if (wait && wait_event_interruptible(numbers_wait, !number_is(id, serial)))
 		return -EINTR;
 	return 0;
 }

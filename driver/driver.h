@@ -179,6 +179,7 @@ enum {
  * @cdev: the char device
  * @info: as negotiated; what changes of it changes under @mutex
  * @params: as last set; under @mutex
+ * @serial: tells it from the next device of its number
  * @state: enum ublk_dev_state, by ublk_state_set() only
  * @flags: UBLK_DEV_OPEN and so on, atomic bits
  * @stopping: STOP_DEV has begun, there will be no next server
@@ -208,6 +209,7 @@ struct ublk_device {
 	struct cdev cdev;
 	struct ublksrv_ctrl_dev_info info;
 	struct ublk_params params;
+	u64 serial;
 
 	enum ublk_dev_state state;
 	unsigned long flags;

@@ -164,6 +164,71 @@ CASE(life_delete_twice)
 	RESULT("delete-twice", dev_cmd(dev, UBLK_U_CMD_DEL_DEV, 0, NULL, 0), -ENODEV);
 }
 
+struct adders {
+	struct dev *dev;
+	atomic_bool added;
+};
+
+static long add_when_free(struct job *job)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct adders *a;
+
+	memcpy(&a, job->arg, sizeof(a));
+	while (!atomic_load(&a->added)) {
+		struct ctrl get = {.op = UBLK_U_CMD_GET_DEV_INFO,
+				   .id = a->dev->id,
+				   .buf = &info,
+				   .len = sizeof(info)};
+		struct ctrl add = get;
+		long res;
+
+		ctrl_direct(&get);
+		add.op = UBLK_U_CMD_ADD_DEV;
+		info = a->dev->info;
+		res = ctrl_direct(&add);
+		if (res == 0)
+			atomic_store(&a->added, true);
+		else if (res != -EEXIST)
+			return res;
+	}
+	return 0;
+}
+
+/* A device's last moments, with others that look it up, and want its number as soon as it is free.
+ */
+CASE_LIMIT(life_number_taken_again, 60)
+{
+	struct dev *dev = dev_new(0, 1, 4);
+	struct adders *a = shared_alloc(sizeof(*a));
+	struct job *del, *jobs[4];
+	long res;
+	int fd;
+
+	a->dev = dev;
+	dev_add(dev);
+	for (unsigned round = 0; round < 40; round++) {
+		fd = dev_open_char(dev);
+		REQUIRE(fd >= 0, "cannot open %s", dev_char_path(dev));
+		atomic_store(&a->added, false);
+		for (unsigned i = 0; i < 4; i++) {
+			jobs[i] = job_new(add_when_free, &a, sizeof(a));
+			job_start(jobs[i]);
+		}
+		del = dev_cmd_begin(dev, UBLK_U_CMD_DEL_DEV, 0);
+		CHECK(job_wait(del, 30, NULL) == JOB_RUNNING, "DEL_DEV did not wait");
+		close(fd);
+		for (unsigned i = 0; i < 4; i++) {
+			REQUIRE(job_wait(jobs[i], 10000, &res) == 0, "nobody gets the number");
+			CHECK(res == 0, "ADD_DEV: %s", conform_errname(res));
+			job_put(jobs[i]);
+		}
+		REQUIRE(job_wait(del, 5000, NULL) == 0, "DEL_DEV waits for the next device");
+		job_put(del);
+	}
+	dev_del(dev);
+}
+
 /* Trap: DEL_DEV waits for the last reference to /dev/ublkcN. */
 CASE(trap_delete_waits_for_the_char_device)
 {

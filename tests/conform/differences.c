@@ -67,6 +67,8 @@ static const struct difference differences[] = {
 	 "6.12 deadlocks in the partition scan (CVE-2025-68823)"},
 	{"storm", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
 	 "6.12 leaves I/O without an end when a busy server goes"},
+	{"life_number_taken_again", DRV_INTREE, DIFF_NOT_RUN, 0,
+	 "in-tree's DEL_DEV waits as long as any device has the number"},
 	{"trap_start_after_stop", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree does not promise that a stopped device can be started again"},
 	{"read-after-quiesce-of-a-batch-device", DRV_INTREE_7_2, DIFF_RESULT, -EIO,
