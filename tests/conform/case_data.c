@@ -351,6 +351,8 @@ static void lists(uint64_t flags, unsigned queues)
 
 	conform_need_features(flags);
 	s = server_up(dev_new(flags, queues, 32));
+	/* It would merge what is submitted together. */
+	dev_sysfs_set(s->dev, "queue/scheduler", "none");
 	for (unsigned round = 1; round <= 16; round++) {
 		uint64_t at = AT + round % 4 * BYTES;
 		struct job *io = io_begin_seeded(s->dev, IO_WRITES, at, BYTES, round);
