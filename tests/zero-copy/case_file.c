@@ -207,9 +207,10 @@ CASE(merged_bios)
 	struct hand h;
 	unsigned tag;
 
-	/* All tags are taken: what comes then waits in the scheduler, and is merged. */
+	/* The tag is taken, one more may wait for it: the others stay in the scheduler, merged. */
 	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
 	dev_sysfs_set(h.dev, "queue/scheduler", "mq-deadline");
+	dev_sysfs_set(h.dev, "queue/nr_requests", "16");
 	io[0] = io_begin(h.dev, IO_READ, 0, 4096);
 	tag = ioq_next(&h.q, &iod);
 	for (unsigned i = 1; i < 8; i++)
