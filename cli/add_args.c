@@ -32,6 +32,7 @@ enum {
 	KEY_NO_PARTITIONS,
 	KEY_PIN,
 	KEY_BATCH,
+	KEY_POPULATE,
 	KEY_UNPRIVILEGED,
 	KEY_FOREGROUND,
 	KEY_DEADLINE,
@@ -75,6 +76,8 @@ const struct arg_option add_options[] = {
 	{KEY_PIN, "pin", 0, ARG_BARE, NULL, "keep each queue's thread on that queue's CPUs"},
 	{KEY_BATCH, "batch", 0, ARG_BARE, NULL,
 	 "let submitters go on first: throughput over latency"},
+	{KEY_POPULATE, "populate", 0, ARG_BARE, NULL,
+	 "take the memory of all buffers at once: for swap, by copy"},
 	{KEY_UNPRIVILEGED, "unprivileged", 0, ARG_BARE, NULL, "a device owned by an ordinary user"},
 	{KEY_FOREGROUND, "foreground", 'f', ARG_BARE, NULL, "serve from here until interrupted"},
 	{KEY_DEADLINE, "deadline", 0, ARG_NEEDED, "SECONDS",
@@ -208,6 +211,9 @@ static int set_general(struct parser *p, const struct arg_option *o, const char 
 		break;
 	case KEY_BATCH:
 		config->batch = true;
+		break;
+	case KEY_POPULATE:
+		config->populate = true;
 		break;
 	case KEY_UNPRIVILEGED:
 		config->unprivileged = true;

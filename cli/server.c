@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -330,6 +332,22 @@ static int serve(struct server *s)
 	return ret ? EXIT_FAILED : 0;
 }
 
+/*
+ * Memory may be reclaimed through our own device, and then our code must not have to be read from a
+ * disk first. Where locking is limited even mmap() would fail later: what the library locks itself
+ * has to do.
+ */
+static void stay_in_memory(void)
+{
+	struct rlimit limit;
+
+	if (geteuid() == 0 ||
+	    (!getrlimit(RLIMIT_MEMLOCK, &limit) && limit.rlim_cur == RLIM_INFINITY)) {
+		mlockall(MCL_CURRENT);
+		mlockall(MCL_FUTURE | MCL_ONFAULT);
+	}
+}
+
 int server_run(const struct add_request *request, struct ubd_device *dev, int report_fd)
 {
 	struct server s = {
@@ -339,8 +357,10 @@ int server_run(const struct add_request *request, struct ubd_device *dev, int re
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 		.commands = {.fd = -1},
 	};
-	int ret = start_watching(&s), code = EXIT_FAILED;
+	int ret, code = EXIT_FAILED;
 
+	stay_in_memory();
+	ret = start_watching(&s);
 	if (ret) {
 		report_failed(&s, "cannot start a thread");
 	} else {

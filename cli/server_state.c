@@ -60,6 +60,7 @@ json_object *server_state(const struct add_request *request, const struct ubd_de
 	json_put_bool(doc, "partitions", !config->no_partitions);
 	json_put_bool(doc, "pin", config->pin);
 	json_put_bool(doc, "batch", config->batch);
+	json_put_bool(doc, "populate", config->populate);
 	/* As asked for; 0: nothing was, and the library chose. */
 	json_put_number(doc, "deadline_ms_asked", config->deadline_ms);
 	json_put_number(doc, "block_size_asked", config->block_size);

@@ -74,6 +74,9 @@ void coro_pool_init(struct coro_pool *pool, size_t stack_size, bool lock)
 #endif
 }
 
+/* Bytes of a stack that are used in any case. */
+#define LIKELY ((size_t)16 * 1024)
+
 static struct coro *coro_create(struct coro_pool *pool)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -91,8 +94,11 @@ static struct coro *coro_create(struct coro_pool *pool)
 	}
 	/* Stacks grow down: overrunning one faults instead of reaching its neighbour. */
 	mprotect(map, page, PROT_NONE);
-	if (pool->lock)
+	if (pool->lock) {
 		mlock2(map + page, size, MLOCK_ONFAULT);
+		/* What a request needs must not have to be reclaimed through this very device. */
+		madvise(map + page + size - LIKELY, LIKELY, MADV_POPULATE_WRITE);
+	}
 	co->pool = pool;
 	co->stack = map + page;
 	co->size = size;

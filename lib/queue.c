@@ -252,7 +252,10 @@ static int map_descriptors(struct ubd_queue *q)
 	return 0;
 }
 
-/* One buffer per tag. Touched memory is locked; what no request needs is never allocated. */
+/*
+ * One buffer per tag. Touched memory is locked; what no request needs is not allocated, unless the
+ * user fears that it could not be when it is needed.
+ */
 static int map_buffers(struct ubd_queue *q)
 {
 	size_t each = q->dev->info.max_io_buf_bytes;
@@ -263,6 +266,8 @@ static int map_buffers(struct ubd_queue *q)
 		return -errno;
 	mlock2(map, each * q->depth, MLOCK_ONFAULT);
 	q->own_bufs = map;
+	if (q->dev->cfg.populate && madvise(map, each * q->depth, MADV_POPULATE_WRITE))
+		return -errno;
 	for (unsigned i = 0; i < q->depth; i++) {
 		q->tags[i].own_buf = map + i * each;
 		q->tags[i].buf = q->tags[i].own_buf;

@@ -66,7 +66,8 @@ struct ubd_device_config {
 	bool no_partitions; /* do not read the partition table */
 	bool pin;	    /* queue threads on their queue's CPUs */
 	bool batch;	    /* queue threads as SCHED_BATCH: who submits goes on first */
-	bool embedded;	    /* no threads: the caller runs ubd_queue_process(), see <ubd/queue.h> */
+	bool populate; /* all buffers in memory from the start, for swap by a way that copies */
+	bool embedded; /* no threads: the caller runs ubd_queue_process(), see <ubd/queue.h> */
 	unsigned deadline_ms; /* longest wait of one control command; 0: 30,000 */
 	/*
 	 * Test aid: make the library's own commands fail. "KIND:NTH[+]:ERRNO", comma between, KIND

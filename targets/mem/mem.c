@@ -28,6 +28,8 @@ static int mem_open(struct ubd_device *dev, void *self)
 		return ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %m",
 				       (unsigned long long)m->size);
 	}
+	/* Whatever the process locks: this may be swapped out, and more than there is memory. */
+	munlock(m->map, m->size);
 	*ubd_device_limits(dev) = (struct ubd_limits){.size = m->size,
 						      .physical_block = 4096,
 						      .discard_granularity = 4096,

@@ -222,6 +222,9 @@ static int open_image(struct zoned *z)
 			      z->b.fd, ZONE_DATA_START);
 	if (ret || !z->zone_lock || z->map == MAP_FAILED)
 		return ret ?: -ENOMEM;
+	/* Whatever the process locks: the data may be swapped out. */
+	if (z->map)
+		munlock(z->map, z->geo.size);
 	return load_words(z);
 }
 

@@ -107,6 +107,21 @@ write_zeroes() {
 	rm "$scratch/image"
 }
 
+# Bytes locked of the server that runs.
+locked() {
+	awk '/^VmLck/ { print $2 * 1024 }' "/proc/$(pgrep -x ubd)/status"
+}
+
+# Reclaim must not wait for the server's code; what a memory disk holds is no part of that.
+stays_in_memory() {
+	add mem 16M
+	before=$(locked)
+	[ "$before" -gt 1000000 ]
+	dd if=/dev/urandom of="$dev" bs=1M count=16 oflag=direct status=none
+	[ $(($(locked) - before)) -lt 8000000 ]
+	ubd del "$id"
+}
+
 batch() {
 	add --batch --queues 2 null
 	threads=0
@@ -145,6 +160,7 @@ check "loop --direct on" direct on
 check "loop --direct off" direct off
 check "mem: discard gives memory back" discard_mem
 check "write zeroes, with and without unmapping" write_zeroes
+check "the server's code is locked in memory, a disk's content is not" stays_in_memory
 check "--batch" batch
 check "the udev rule takes the I/O scheduler away" scheduler
 check "nothing is left" nothing_left
