@@ -3,12 +3,7 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
-#ifdef __x86_64__
-#include <cpuid.h>
-#endif
 
 const struct way ways[UBD_ZC_MAX] = {
 	[UBD_ZC_AUTO] = {.name = "auto"},
@@ -86,27 +81,6 @@ bool ubd_zero_copy_offered(enum ubd_zero_copy way, uint64_t features)
 	return (unsigned)way < UBD_ZC_MAX && (ways[way].features & ~features) == 0;
 }
 
-/*
- * Between a socket and a request's pages the kernel copies with its own memcpy, between either and
- * our memory with the processor's string moves. On x86 without fast short ones the first takes,
- * since 6.4, three times the instructions of one of the others: two of those cost less.
- */
-static bool sockets_like_memory(void)
-{
-#ifdef __x86_64__
-	const unsigned fsrm = 1u << 4; /* EDX of leaf 7 */
-	unsigned major, minor, a, b, c, d;
-	struct utsname u;
-
-	if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && d & fsrm)
-		return false;
-	return !uname(&u) && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
-	       (major > 6 || (major == 6 && minor >= 4));
-#else
-	return false;
-#endif
-}
-
 /* The best way for this target, best first. */
 static enum ubd_zero_copy best(const struct ubd_device *dev, uint64_t features)
 {
@@ -114,8 +88,6 @@ static enum ubd_zero_copy best(const struct ubd_device *dev, uint64_t features)
 
 	/* Drivers know no unprivileged device whose server could leave pages unfilled. */
 	if (dev->cfg.unprivileged || dev->target->flags & UBD_TARGET_SEES_DATA)
-		return plain;
-	if (dev->target->flags & UBD_TARGET_SOCKETS && sockets_like_memory())
 		return plain;
 	if (ubd_zero_copy_offered(UBD_ZC_FUSED, features))
 		return UBD_ZC_FUSED;

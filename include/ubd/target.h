@@ -44,8 +44,6 @@ struct ubd_command {
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
-/* Data comes and goes by sockets: the default way of moving it is the better one for those. */
-#define UBD_TARGET_SOCKETS (1u << 1)
 
 /*
  * A target, usually one const object. New members come at the end; .api says which the author
