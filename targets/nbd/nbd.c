@@ -240,7 +240,6 @@ static const struct ubd_option nbd_options[] = {
 
 const struct ubd_target target_nbd = {
 	.api = UBD_TARGET_API,
-	.flags = UBD_TARGET_SOCKETS,
 	.name = "nbd",
 	.summary = "a network block device",
 	.options = nbd_options,
