@@ -107,18 +107,18 @@ write_zeroes() {
 	rm "$scratch/image"
 }
 
-# Bytes locked of the server that runs.
-locked() {
-	awk '/^VmLck/ { print $2 * 1024 }' "/proc/$(pgrep -x ubd)/status"
+# Is a mapping of the server that runs locked? NAME is in its line.
+locked() { # NAME
+	awk -v name="$1" '/^[0-9a-f]+-/ { here = index($0, name) } here && /^VmFlags:.* lo/ { n++ }
+		END { exit !n }' "/proc/$(pgrep -x ubd)/smaps"
 }
 
 # Reclaim must not wait for the server's code; what a memory disk holds is no part of that.
 stays_in_memory() {
 	add mem 16M
-	before=$(locked)
-	[ "$before" -gt 1000000 ]
-	dd if=/dev/urandom of="$dev" bs=1M count=16 oflag=direct status=none
-	[ $(($(locked) - before)) -lt 8000000 ]
+	grep -q ubd-mem "/proc/$(pgrep -x ubd)/smaps"
+	locked libubd.so
+	fails locked ubd-mem
 	ubd del "$id"
 }
 
