@@ -292,6 +292,42 @@ static void end_watching(struct server *s)
 	s->state = NULL;
 }
 
+/* An attribute of the disk's queue. */
+static int open_attribute(unsigned id, const char *name, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%u/queue/%s", id, name);
+	return open(path, flags | O_CLOEXEC);
+}
+
+static bool is_zoned(unsigned id)
+{
+	int fd = open_attribute(id, "zoned", O_RDONLY);
+	char word[8] = "";
+	bool no = fd >= 0 && read(fd, word, sizeof(word) - 1) > 0 && !strncmp(word, "none", 4);
+
+	if (fd >= 0)
+		close(fd);
+	return !no;
+}
+
+/*
+ * No I/O scheduler, as the kernel's loop has none: mq-deadline, which the kernel's own driver
+ * leaves to a disk of one queue, hands requests over one by one, and each wakes the server. A zoned
+ * disk needs it. Where it is not allowed it stays as it is.
+ */
+static void take_scheduler_away(unsigned id)
+{
+	int fd = is_zoned(id) ? -1 : open_attribute(id, "scheduler", O_WRONLY);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "none", 4) < 0)
+		syslog(LOG_DEBUG, "ublkb%u keeps its I/O scheduler: %m", id);
+	close(fd);
+}
+
 /* ---- Serving ------------------------------------------------------------------------------ */
 
 /* From started to stopped. Returns the exit code. */
@@ -309,6 +345,7 @@ static int serve(struct server *s)
 		report_failed(s, "interrupted; nothing was added");
 		ret = -EINTR;
 	} else {
+		take_scheduler_away(id);
 		ret = announce(s);
 	}
 	if (ret) {

@@ -134,14 +134,24 @@ batch() {
 	ubd del "$id"
 }
 
+# Where the driver would have one: one queue.
+no_scheduler() {
+	add null
+	queue scheduler | tee /dev/stderr | grep -q '\[none\]'
+	ubd del "$id"
+}
+
 # The rule that packaging installs, by the real udev; it runs in its guest only for this.
 scheduler() {
 	mkdir -p /run/udev/rules.d
 	cp "$top/packaging/udev/60-ubd.rules" /run/udev/rules.d/
 	/lib/systemd/systemd-udevd --daemon
 	add null
+	echo mq-deadline >"/sys/block/ublkb$id/queue/scheduler"
+	queue scheduler | grep -q '\[mq-deadline\]'
+	udevadm trigger --action=add "/sys/block/ublkb$id"
 	udevadm settle -t 20
-	queue scheduler | tee /dev/stderr | grep -q '\[none\]'
+	within 10 sh -c "grep '\[none\]' /sys/block/ublkb$id/queue/scheduler"
 	ubd del "$id"
 	udevadm control --exit
 	rm /run/udev/rules.d/60-ubd.rules
@@ -162,6 +172,7 @@ check "mem: discard gives memory back" discard_mem
 check "write zeroes, with and without unmapping" write_zeroes
 check "the server's code is locked in memory, a disk's content is not" stays_in_memory
 check "--batch" batch
+check "a disk has no I/O scheduler" no_scheduler
 check "the udev rule takes the I/O scheduler away" scheduler
 check "nothing is left" nothing_left
 finish
