@@ -147,6 +147,8 @@ scheduler() {
 	cp "$top/packaging/udev/60-ubd.rules" /run/udev/rules.d/
 	/lib/systemd/systemd-udevd --daemon
 	add null
+	# The disk's own event has the rule as well.
+	udevadm settle -t 20
 	echo mq-deadline >"/sys/block/ublkb$id/queue/scheduler"
 	queue scheduler | grep -q '\[mq-deadline\]'
 	udevadm trigger --action=add "/sys/block/ublkb$id"
