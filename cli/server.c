@@ -380,6 +380,7 @@ static void stay_in_memory(void)
 
 	if (geteuid() == 0 ||
 	    (!getrlimit(RLIMIT_MEMLOCK, &limit) && limit.rlim_cur == RLIM_INFINITY)) {
+		/* What is mapped is read in now, what comes later stays once it is touched. */
 		mlockall(MCL_CURRENT);
 		mlockall(MCL_FUTURE | MCL_ONFAULT);
 	}

@@ -74,7 +74,7 @@ void coro_pool_init(struct coro_pool *pool, size_t stack_size, bool lock)
 #endif
 }
 
-/* Bytes of a stack that are used in any case. */
+/* Bytes of a stack that are in memory from the start: a request should not need more. */
 #define LIKELY ((size_t)16 * 1024)
 
 static struct coro *coro_create(struct coro_pool *pool)

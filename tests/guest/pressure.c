@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "random.h"
+
 #define PAGE ((size_t)4096)
 #define WORDS (PAGE / sizeof(uint32_t))
 
@@ -66,8 +68,7 @@ int main(int argc, char **argv)
 	size_t pages, n = 0;
 	uint32_t *mem;
 	uint16_t *versions;
-	uint64_t end;
-	unsigned seed = 1;
+	uint64_t end, seed = 1;
 
 	if (argc < 3)
 		errx(2, "usage: guest-pressure MIB SECONDS [FILE]");
@@ -80,7 +81,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < pages; i++)
 		fill(mem + i * WORDS, i, 0);
 	while (now_ns() < end) {
-		size_t page = (size_t)rand_r(&seed) % pages;
+		size_t page = random_below(&seed, (uint32_t)pages);
 
 		check(mem + page * WORDS, page, versions[page]);
 		fill(mem + page * WORDS, page, ++versions[page]);

@@ -41,8 +41,7 @@ reclaim() { # WAY
 	umount "$mnt"
 	ubd del "$id"
 	echo "# $1: $(awk '/^pswpout/ { print $2 }' /proc/vmstat) pages swapped out so far"
-	used=$(awk 'NR > 1 { print $3 + $4 }' /proc/swaps)
-	[ -n "$used" ]
+	grep -q "^$swap " /proc/swaps
 	swapoff "$swap"
 	ubd del "$swap_id"
 }
