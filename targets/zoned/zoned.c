@@ -28,12 +28,13 @@ static int zoned_open(struct ubd_device *dev, void *self)
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
-static struct ubd_transfer piece(const struct zoned *z, uint64_t pos, uint32_t len)
+static struct ubd_transfer piece(const struct zoned *z, const struct ubd_io *io, uint64_t pos,
+				 uint32_t len)
 {
-	return (struct ubd_transfer){.fd = z->b.fd,
-				     .len = len,
-				     .pos = ZONE_DATA_START + pos,
-				     .mapped = z->map ? z->map + pos : NULL};
+	struct ubd_transfer t = backing_transfer(&z->b, io, 0, len, ZONE_DATA_START + pos);
+
+	t.mapped = z->map ? z->map + pos : NULL;
+	return t;
 }
 
 /* What has not been written reads as zeroes, whatever the backing holds there. */
@@ -43,7 +44,7 @@ static int read_zone(const struct zoned *z, struct ubd_io *io, uint32_t i)
 	uint64_t at = io->offset - i * z->geo.zone_size, left = at < end ? end - at : 0;
 	uint32_t have = left < io->length ? (uint32_t)left : io->length;
 	const struct ubd_transfer t[2] = {
-		piece(z, io->offset, have),
+		piece(z, io, io->offset, have),
 		{.where = UBD_ZEROES, .at = have, .len = io->length - have},
 	};
 
@@ -53,27 +54,25 @@ static int read_zone(const struct zoned *z, struct ubd_io *io, uint32_t i)
 static int write_zone(struct zoned *z, struct ubd_io *io, uint32_t i)
 {
 	uint64_t start = i * z->geo.zone_size, at = io->offset - start;
-	struct ubd_transfer t = piece(z, io->offset, io->length);
-	int ret, err;
+	struct ubd_transfer t = piece(z, io, io->offset, io->length);
+	int ret;
 
 	if (io->op == UBD_ZONE_APPEND && (at || i < z->geo.conventional))
 		return -EIO;
-	if (i < z->geo.conventional) {
-		t.flags = io->flags & UBD_IO_FUA ? UBD_XFER_FUA : 0;
+	if (i < z->geo.conventional)
 		return ubd_io_finish(io, &t, 1);
-	}
 	ubd_mutex_lock(io->queue, &z->zone_lock[i]);
 	ret = zones_apply(z, i, io->op, &at, io->length);
 	if (!ret) {
-		t = piece(z, start + at, io->length);
+		t = piece(z, io, start + at, io->length);
+		t.flags = 0; /* of a FUA takes care what follows */
 		ret = ubd_io_transfer(io, &t, 1);
 		zones_apply(z, i, ZONE_WRITTEN_TO, NULL, ret < 0 ? 0 : io->length);
 	}
 	ubd_mutex_unlock(io->queue, &z->zone_lock[i]);
 	io->append_at = start + at;
 	/* All before it in the zone as well, or the write pointer could not cover it. */
-	err = ret >= 0 && io->flags & UBD_IO_FUA ? image_flush(z, io->queue) : 0;
-	return err ? err : ret;
+	return ret >= 0 && io->flags & UBD_IO_FUA ? image_flush(z, io->queue) ?: ret : ret;
 }
 
 /* An operation on zones [first, end). What resets give back is discarded once they are durable:
