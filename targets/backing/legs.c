@@ -86,6 +86,28 @@ static int open_leg(struct backing *b, struct ubd_device *dev, const struct legs
 	return ret;
 }
 
+/* Limits that suit all. */
+static void set_limits(const struct legs *l, struct ubd_limits *all)
+{
+	backing_limits(&l->leg[0], all);
+	for (unsigned i = 1; i < l->count; i++) {
+		struct ubd_limits one = {0};
+
+		backing_limits(&l->leg[i], &one);
+		all->size = least(all->size, one.size);
+		all->logical_block = (uint32_t)most(all->logical_block, one.logical_block);
+		all->physical_block = (uint32_t)most(all->physical_block, one.physical_block);
+		all->io_min = (uint32_t)most(all->io_min, one.io_min);
+		all->io_opt = (uint32_t)most(all->io_opt, one.io_opt);
+		all->dma_alignment = (uint32_t)most(all->dma_alignment, one.dma_alignment);
+		all->discard_granularity =
+			(uint32_t)most(all->discard_granularity, one.discard_granularity);
+		all->max_discard = least(all->max_discard, one.max_discard);
+		all->max_write_zeroes = least(all->max_write_zeroes, one.max_write_zeroes);
+		all->rotational = all->rotational || one.rotational;
+	}
+}
+
 int legs_open(struct legs *l, struct ubd_device *dev, const struct legs_request *want)
 {
 	int ret = legs_check(dev, want->paths);
@@ -94,6 +116,8 @@ int legs_open(struct legs *l, struct ubd_device *dev, const struct legs_request 
 		ret = open_leg(&l->leg[l->count], dev, want, l->count);
 	if (ret)
 		legs_close(l);
+	else
+		set_limits(l, ubd_device_limits(dev));
 	return ret;
 }
 
@@ -112,26 +136,6 @@ void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size
 				  (unsigned long long)(b->size - size),
 				  (unsigned long long)b->size);
 	b->size = size;
-}
-
-void legs_limits(const struct backing *leg, unsigned count, struct ubd_limits *all)
-{
-	backing_limits(&leg[0], all);
-	for (unsigned i = 1; i < count; i++) {
-		struct ubd_limits one = {0};
-
-		backing_limits(&leg[i], &one);
-		all->logical_block = (uint32_t)most(all->logical_block, one.logical_block);
-		all->physical_block = (uint32_t)most(all->physical_block, one.physical_block);
-		all->io_min = (uint32_t)most(all->io_min, one.io_min);
-		all->io_opt = (uint32_t)most(all->io_opt, one.io_opt);
-		all->dma_alignment = (uint32_t)most(all->dma_alignment, one.dma_alignment);
-		all->discard_granularity =
-			(uint32_t)most(all->discard_granularity, one.discard_granularity);
-		all->max_discard = least(all->max_discard, one.max_discard);
-		all->max_write_zeroes = least(all->max_write_zeroes, one.max_write_zeroes);
-		all->rotational = all->rotational || one.rotational;
-	}
 }
 
 /* ---- Using --------------------------------------------------------------------------------- */

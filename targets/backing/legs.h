@@ -28,13 +28,12 @@ struct leg_range {
 
 /* Refuse too many, and the same file or device twice. 0 or -errno, with sentence. */
 int legs_check(struct ubd_device *dev, const struct ubd_list *paths);
-/* Open all or none. 0 or -errno, with sentence. */
+/* Open all or none, and set limits that suit all: the smallest's size. 0 or -errno, with sentence.
+ */
 int legs_open(struct legs *l, struct ubd_device *dev, const struct legs_request *want);
 void legs_close(struct legs *l);
 /* Use only so many bytes of leg i, and say so when that leaves some out. */
 void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size);
-/* Limits that suit all legs; .size is left out. */
-void legs_limits(const struct backing *leg, unsigned count, struct ubd_limits *all);
 
 /*
  * Call fn for the legs in mask, all at the same time; without a queue one after the other. The

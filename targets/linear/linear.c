@@ -24,7 +24,6 @@ static int linear_open(struct ubd_device *dev, void *self)
 
 	if (ret)
 		return ret;
-	legs_limits(s->legs.leg, s->legs.count, l);
 	for (unsigned i = 0; i < s->legs.count; i++) {
 		struct backing *b = &s->legs.leg[i];
 		uint64_t whole = b->size - b->size % l->logical_block;

@@ -3,7 +3,6 @@
 #include "mirror.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,14 +12,36 @@
 
 enum { ROUND_ROBIN, NEAREST };
 
-/* The regions that a request touches. */
+/* The regions that a request touches; a FLUSH, wherever it says it is, none. */
 #define for_each_region(r, m, io)                        \
 	for (uint64_t r = (io)->offset / (m)->rec.chunk; \
-	     r * (m)->rec.chunk < (io)->offset + (io)->length; r++)
+	     (io)->length && r * (m)->rec.chunk < (io)->offset + (io)->length; r++)
 
-static struct ubd_transfer transfer(const struct mirror *m, const struct ubd_io *io, unsigned leg)
+/* All that a request is for one leg. */
+static int leg_io(struct ubd_queue *q, unsigned i, void *request)
 {
-	return backing_transfer(m->leg[leg], io, 0, io->length, io->offset);
+	struct ubd_io *io = request, zero = *io;
+	const struct mirror *m = ubd_queue_data(io->queue);
+	const struct backing *b = m->leg[i];
+	uint64_t pos = b->start + io->offset;
+	struct ubd_transfer t;
+	ssize_t n;
+
+	switch (io->op) {
+	case UBD_READ:
+	case UBD_WRITE:
+		t = backing_transfer(b, io, 0, io->length, io->offset);
+		return ubd_io_transfer(io, &t, 1);
+	case MIRROR_FETCH:
+	case MIRROR_COPY:
+		n = io->op == MIRROR_FETCH ? ubd_pread(q, b->fd, m->piece, io->length, pos)
+					   : ubd_pwrite(q, b->fd, m->piece, io->length, pos, 0);
+		return n == (ssize_t)io->length ? 0 : n < 0 ? (int)n : -EIO;
+	case UBD_DISCARD:
+		/* Discarded bytes read as zeroes, so that the legs agree on them. */
+		zero.op = UBD_WRITE_ZEROES;
+	}
+	return backing_apply(b, &zero, io->offset, io->length);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------- */
@@ -29,12 +50,9 @@ static bool legs_differ(struct mirror *m, const struct ubd_io *io)
 {
 	bool differ = false;
 
-	if (!m->differ)
-		return false;
-	ubd_mutex_lock(io->queue, &m->lock);
-	for_each_region(r, m, io)
-		differ = differ || m->region[r].sync;
-	ubd_mutex_unlock(io->queue, &m->lock);
+	if (m->differ)
+		for_each_region(r, m, io)
+			differ = differ || m->region[r].sync;
 	return differ;
 }
 
@@ -62,55 +80,53 @@ static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 	return best;
 }
 
-/* Its bytes come from another leg; one that has too many of these is left out. */
-static void read_failed(struct ubd_queue *q, struct mirror *m, unsigned i, int err)
+/*
+ * Returns the leg that has been read, or -errno. Those that could not be are left out, before the
+ * answer, if it was once too often, or if legs differ here: then what has been read must stay.
+ */
+static int read_leg(struct ubd_io *io, struct mirror *m)
 {
-	unsigned n = ++m->read_errors[i];
+	unsigned tried = 0, bad = 0, left, i = 0;
+	int ret = -EIO;
 
-	if (n == 1)
-		ubd_device_notice(m->dev,
-				  "%s cannot be read (%s): another leg is, where there is one",
-				  m->leg[i]->path, strerror(-err));
-	if (n >= READ_ERRORS)
-		drop_legs(q, m, ~(1u << i), 1u << i, err);
-}
-
-static int mirror_read(struct ubd_io *io, struct mirror *m)
-{
-	unsigned tried = 0, left, i;
-	struct ubd_transfer t;
-	int ret = -EIO, err;
-
-	while ((left = m->rec.in_sync & ~tried)) {
+	while (ret < 0 && (left = m->rec.in_sync & ~tried)) {
 		i = choose(m, io, left);
-		t = transfer(m, io, i);
-		ret = ubd_io_transfer(io, &t, 1);
-		if (ret >= 0)
-			break;
-		tried |= 1u << i;
-		read_failed(io->queue, m, i, ret);
+		ret = leg_io(io->queue, i, io);
+		tried |= (unsigned)(ret < 0) << i;
+		if (ret < 0 && !m->read_errors[i]++)
+			ubd_device_notice(m->dev,
+					  "%s cannot be read (%s): another leg is, where "
+					  "there is one",
+					  m->leg[i]->path, strerror(-ret));
 	}
-	if (ret < 0 || !tried || !legs_differ(m, io))
+	if (ret < 0)
 		return ret;
-	/* Where legs differ, what has been read must stay: from this leg. */
-	err = drop_legs(io->queue, m, 1u << i, tried, -EIO);
-	if (!err)
-		err = commit(io->queue, m, m->dropped);
-	return err ? err : ret;
+	for_each_leg(k, tried)
+		if (m->read_errors[k] >= READ_ERRORS || legs_differ(m, io))
+			bad |= 1u << k;
+	ret = bad ? drop_legs(io->queue, m, 1u << i, bad, -EIO) : 0;
+	ret = ret ?: commit(io->queue, m, m->dropped);
+	return ret ?: (int)i;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
-/* Count as a writer of the regions; their bits are durable when this returns 0. */
+/*
+ * Count as a writer of the regions; their bits are durable when this returns 0. A copier is the
+ * only one, and others wait until it has ended.
+ */
 static int begin(const struct ubd_io *io, struct mirror *m)
 {
+	bool copier = io->op == MIRROR_COPY;
 	uint64_t want = 0;
 
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		struct region *r = &m->region[i];
 
-		while (m->copying == i + 1)
+		if (copier)
+			m->copying = i + 1;
+		while (copier ? r->writers : m->copying == i + 1)
 			ubd_cond_wait(io->queue, &m->turn, &m->lock);
 		r->writers++;
 		region_mark(m, i, false);
@@ -126,47 +142,41 @@ static int begin(const struct ubd_io *io, struct mirror *m)
  */
 static int end(const struct ubd_io *io, struct mirror *m, int ret)
 {
-	int err;
+	bool copier = io->op == MIRROR_COPY;
 
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		m->region[i].writers--;
 		m->region[i].used = m->round;
-		if (ret < 0)
+		if (ret && !copier) {
 			region_mark(m, i, true);
-	}
-	if (ret < 0) {
-		m->differ = true;
-		m->pos = 0;
+			m->differ = true;
+			ubd_cond_wake_one(io->queue, &m->work);
+		}
 	}
 	if (m->copying)
 		ubd_cond_wake_all(io->queue, &m->turn);
-	ubd_cond_wake_one(io->queue, &m->work);
+	if (copier)
+		m->copying = 0;
 	ubd_mutex_unlock(io->queue, &m->lock);
-	err = ret < 0 ? ret : commit(io->queue, m, m->dropped);
-	return err ? err : ret;
+	return ret ?: commit(io->queue, m, m->dropped);
 }
 
-struct write {
-	struct mirror *m;
-	struct ubd_io *io;
-};
-
-static int write_leg(struct ubd_queue *q, unsigned i, void *arg)
+/* The copier's data; leaves in *mask the legs that lack it. */
+static int fetch(struct ubd_io *io, struct mirror *m, unsigned *mask)
 {
-	const struct write *w = arg;
-	struct ubd_transfer t = transfer(w->m, w->io, i);
-	struct ubd_io zero = *w->io;
+	int from;
 
-	(void)q;
-	if (w->io->op == UBD_WRITE)
-		return ubd_io_transfer(w->io, &t, 1);
-	/* Discarded bytes read as zeroes, so that the legs agree on them. */
-	zero.op = UBD_WRITE_ZEROES;
-	return backing_apply(w->m->leg[i], &zero, zero.offset, zero.length);
+	io->op = MIRROR_FETCH;
+	from = read_leg(io, m);
+	io->op = MIRROR_COPY;
+	if (from < 0)
+		return from;
+	*mask = m->rec.active & ~(m->differ ? 1u << from : m->rec.in_sync);
+	return 0;
 }
 
-static int mirror_write(struct ubd_io *io, struct mirror *m)
+int mirror_write(struct ubd_io *io, struct mirror *m)
 {
 	bool data = io->op == UBD_WRITE;
 	struct ubd_transfer t[MIRROR_LEGS];
@@ -174,42 +184,29 @@ static int mirror_write(struct ubd_io *io, struct mirror *m)
 	uint64_t failed = 0;
 	int ret = begin(io, m);
 
-	if (ret)
-		return end(io, m, ret);
 	mask = m->rec.active;
+	if (!ret && io->op == MIRROR_COPY)
+		ret = fetch(io, m, &mask);
 	for_each_leg(i, mask)
-		t[n++] = transfer(m, io, i);
+		t[n++] = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
 	/* All at once; if some failed, whose fault was it? Then data one after the other. */
-	if (!data || ubd_io_transfer(io, t, n) < 0)
-		ret = legs_each(data ? NULL : io->queue, mask, write_leg, &(struct write){m, io},
-				&failed);
+	if (!ret && (!data || ubd_io_transfer(io, t, n) < 0))
+		ret = legs_each(data ? NULL : io->queue, mask, leg_io, io, &failed);
 	if (failed && ret != -EOPNOTSUPP)
-		ret = drop_legs(io->queue, m, mask & ~(unsigned)failed, (unsigned)failed, ret);
-	return end(io, m, ret ? ret : (int)io->length);
+		ret = drop_legs(io->queue, m, ~(unsigned)failed, (unsigned)failed, ret);
+	return end(io, m, ret);
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
 {
-	struct mirror *m = self;
+	int ret = io->op == UBD_READ ? read_leg(io, self) : mirror_write(io, self);
 
-	switch (io->op) {
-	case UBD_READ:
-		return mirror_read(io, m);
-	case UBD_WRITE:
-	case UBD_DISCARD:
-	case UBD_WRITE_ZEROES:
-		return mirror_write(io, m);
-	case UBD_FLUSH:
-		return flush_legs(io->queue, m);
-	default:
-		return -EOPNOTSUPP;
-	}
+	return ret < 0 ? ret : (int)io->length;
 }
 
 static void mirror_status(void *self, struct ubd_status *out)
 {
 	const struct mirror *m = self;
-	uint64_t left = m->nr_sync, total = m->sync_total;
 
 	for (unsigned i = 0; i < m->rec.slots; i++) {
 		const char *state = m->rec.in_sync >> i & 1  ? "in sync"
@@ -221,10 +218,9 @@ static void mirror_status(void *self, struct ubd_status *out)
 				m->leg[i] ? m->leg[i]->path : "not here");
 	}
 	ubd_status_number(out, "regions_dirty", m->nr_dirty);
-	ubd_status_number(out, "regions_to_copy", left);
-	if (left && total >= left)
-		ubd_status_text(out, "resync", "%llu %%",
-				(unsigned long long)((total - left) * 100 / total));
+	ubd_status_number(out, "regions_to_copy", m->nr_sync);
+	if (m->nr_sync)
+		ubd_status_text(out, "resync", "%u %%", (unsigned)(m->pos * 100 / m->rec.size));
 }
 
 /* ---- The device ---------------------------------------------------------------------------- */
@@ -233,16 +229,16 @@ static void mirror_status(void *self, struct ubd_status *out)
 static int find_slow(struct mirror *m)
 {
 	for (size_t k = 0; k < m->write_mostly.count; k++) {
-		unsigned i = 0;
+		const char *name = m->write_mostly.items[k];
+		unsigned named = 0;
 
-		while (i < m->rec.slots &&
-		       (!m->leg[i] || strcmp(m->leg[i]->path, m->write_mostly.items[k]) != 0))
-			i++;
-		if (i == m->rec.slots)
+		for_each_leg(i, m->here)
+			named |= (unsigned)!strcmp(m->leg[i]->path, name) << i;
+		m->slow |= named;
+		if (!named)
 			return ubd_device_fail(m->dev, -EINVAL,
 					       "--write-mostly %s: it is not among the legs named",
-					       m->write_mostly.items[k]);
-		m->slow |= 1u << i;
+					       name);
 	}
 	return 0;
 }
@@ -264,25 +260,19 @@ static int mirror_open(struct ubd_device *dev, void *self)
 	int ret;
 
 	m->dev = dev;
-	m->read_only = ubd_device_read_only(dev);
 	if (m->paths.count > MIRROR_LEGS || (m->create && m->paths.count < 2))
 		return ubd_device_fail(dev, -EINVAL, "%zu legs: a mirror has 2 to %u",
 				       m->paths.count, MIRROR_LEGS);
 	ret = legs_open(&m->legs, dev,
 			&(struct legs_request){.paths = &m->paths, .direct = m->direct});
-	if (ret)
-		return ret;
-	legs_limits(m->legs.leg, m->legs.count, l);
-	if (l->logical_block > BLOCK)
+	if (!ret && l->logical_block > BLOCK)
 		ret = ubd_device_fail(dev, -EINVAL, "legs with blocks of %u bytes cannot be used",
 				      l->logical_block);
 	if (!ret)
 		ret = -posix_memalign((void **)&m->out, BLOCK, MIRROR_LEGS * BLOCK + PIECE);
 	m->piece = m->out ? m->out + MIRROR_LEGS : NULL;
-	if (!ret)
-		ret = assemble(m);
-	if (!ret)
-		ret = find_slow(m);
+	ret = ret ?: assemble(m);
+	ret = ret ?: find_slow(m);
 	if (ret)
 		mirror_close(dev, m);
 	l->size = m->rec.size;
@@ -293,12 +283,11 @@ static int mirror_open(struct ubd_device *dev, void *self)
 static int mirror_queue_open(struct ubd_queue *q, void *self)
 {
 	struct mirror *m = self;
-	int ret;
 
-	if (ubd_queue_index(q) || m->read_only)
+	ubd_queue_set_data(q, m);
+	if (ubd_queue_index(q) || ubd_device_read_only(m->dev))
 		return 0;
-	ret = commit(q, m, m->changed);
-	return ret ? ret : ubd_spawn(q, mirror_worker, m);
+	return commit(q, m, m->changed) ?: ubd_spawn(q, mirror_worker, m);
 }
 
 static void mirror_queue_close(struct ubd_queue *q, void *self)
@@ -308,7 +297,7 @@ static void mirror_queue_close(struct ubd_queue *q, void *self)
 	if (ubd_queue_index(q))
 		return;
 	ubd_cond_wake_all(q, &m->work);
-	clean(q, m, UINT32_MAX);
+	settle(q, m, m->round + 1);
 }
 
 /* clang-format off */

@@ -20,6 +20,10 @@
 #define REGIONS 30720u	      /* at most */
 #define PIECE (1u << 20)      /* copied at a time, at most */
 
+/* Operations beside those of requests, the worker's: have a piece, copy it to who lacks it. */
+#define MIRROR_FETCH 0x40
+#define MIRROR_COPY 0x41
+
 #define for_each_leg(i, mask)               \
 	for (unsigned i##_left = (mask), i; \
 	     i##_left && (i = (unsigned)__builtin_ctz(i##_left), true); i##_left &= i##_left - 1)
@@ -41,10 +45,10 @@ struct record {
 };
 
 struct region {
-	uint64_t since;	  /* the change that set its bit; 0: it is clear */
-	uint32_t writers; /* requests under way */
-	uint32_t used;	  /* the round of cleaning in which the last of them ended */
-	bool sync;	  /* to be copied */
+	uint64_t since;	   /* the change that set its bit; 0: it is clear */
+	uint32_t writers;  /* requests under way */
+	uint32_t used;	   /* the round of cleaning in which the last of them ended */
+	_Atomic bool sync; /* to be copied */
 };
 
 struct mirror {
@@ -57,8 +61,7 @@ struct mirror {
 	struct legs legs;		  /* as they were named */
 	struct backing *leg[MIRROR_LEGS]; /* by slot; NULL: not here */
 	unsigned here, slow;		  /* masks; slow: write-mostly */
-	bool read_only;
-	struct record *out; /* one for each slot, aligned for direct I/O */
+	struct record *out;		  /* one for each slot, aligned for direct I/O */
 	void *piece;
 	uint8_t place[MIRROR_LEGS]; /* of a leg's newest record; the other is written next */
 
@@ -69,14 +72,13 @@ struct mirror {
 	_Atomic uint64_t dropped;	   /* the change that left a leg out last */
 	struct region *region;
 	uint64_t regions;
-	_Atomic uint32_t nr_dirty, nr_sync, sync_total; /* regions */
+	_Atomic uint32_t nr_dirty, nr_sync; /* regions */
 	_Atomic bool differ;	/* legs in sync may, where `sync` is: only the first is read */
 	_Atomic uint32_t round; /* of cleaning */
-	uint64_t pos, copy_at;	/* bytes: the next piece to copy, this one */
-	uint32_t copy_len;
-	uint64_t copying;     /* a region + 1: writers wait; 0: none */
-	struct ubd_cond turn; /* for those and for the copier */
-	struct ubd_cond work; /* the worker waits here */
+	_Atomic uint64_t pos;	/* bytes: the next piece to copy */
+	uint64_t copying;	/* a region + 1: writers wait; 0: none */
+	struct ubd_cond turn;	/* for those and for the copier */
+	struct ubd_cond work;	/* the worker waits here */
 	_Atomic uint32_t read_errors[MIRROR_LEGS], next_read;
 	_Atomic uint64_t head[MIRROR_LEGS];
 };
@@ -95,13 +97,18 @@ int put_record(struct ubd_queue *q, unsigned i, void *mirror);
  * not be answered before commit(dropped). [awaits]
  */
 int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned failed, int err);
-/* Flush the active legs, and note those that could not. -errno: none in sync did. [awaits] */
-int flush_legs(struct ubd_queue *q, struct mirror *m);
 
 /* resync.c */
 /* Copies, cleans and takes legs back, on the first queue. */
 void mirror_worker(struct ubd_queue *q, void *self);
-/* Flush, and clear the bits of regions that nobody has written to since that round. [awaits] */
-void clean(struct ubd_queue *q, struct mirror *m, uint32_t round);
+/*
+ * Flush: then regions that nobody has written to since before that round are clean, and legs to
+ * which all has been copied are in sync. [awaits]
+ */
+int settle(struct ubd_queue *q, struct mirror *m, uint32_t round);
+
+/* mirror.c */
+/* Any request but READ; also the worker's own FLUSH and MIRROR_COPY. 0 or -errno. [awaits] */
+int mirror_write(struct ubd_io *io, struct mirror *m);
 
 #endif

@@ -40,34 +40,14 @@ int put_record(struct ubd_queue *q, unsigned i, void *mirror)
 	return n == BLOCK ? 0 : n < 0 ? (int)n : -EIO;
 }
 
-static int flush_leg(struct ubd_queue *q, unsigned i, void *mirror)
-{
-	return backing_flush(((struct mirror *)mirror)->leg[i], q);
-}
-
-static int tell_legs(struct ubd_queue *q, struct mirror *m, unsigned mask, legs_call *fn)
-{
-	uint64_t failed;
-	int err = legs_each(q, mask, fn, m, &failed);
-
-	return err ? drop_legs(q, m, mask & ~(unsigned)failed, (unsigned)failed, err) : 0;
-}
-
-int flush_legs(struct ubd_queue *q, struct mirror *m)
-{
-	int ret = tell_legs(q, m, m->rec.active, flush_leg);
-
-	return ret ? ret : commit(q, m, m->dropped);
-}
-
 /* A leg that fails while it is told that another has failed makes for one more turn. */
 int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 {
+	uint64_t seq, failed;
 	unsigned mask;
-	uint64_t seq;
 	int ret = 0;
 
-	if (m->read_only || m->durable >= want)
+	if (m->durable >= want || ubd_device_read_only(m->dev))
 		return 0;
 	ubd_mutex_lock(q, &m->commit);
 	while (!ret && (m->durable < want || m->durable < m->dropped)) {
@@ -78,11 +58,14 @@ int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 		for_each_leg(i, mask)
 			m->out[i] = m->rec;
 		ubd_mutex_unlock(q, &m->lock);
-		ret = tell_legs(q, m, mask, put_record);
+		ret = legs_each(q, mask, put_record, m, &failed);
 		if (!ret)
 			m->durable = seq;
+		else
+			ret = drop_legs(q, m, ~(unsigned)failed, (unsigned)failed, ret);
 	}
 	ubd_mutex_unlock(q, &m->commit);
+	ubd_cond_wake_one(q, &m->work);
 	return ret;
 }
 
@@ -97,7 +80,6 @@ int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned fai
 	m->rec.in_sync &= ~failed;
 	if (failed)
 		m->dropped = ++m->changed;
-	ubd_cond_wake_one(q, &m->work);
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, failed)
 		ubd_device_notice(m->dev,
@@ -117,10 +99,11 @@ void region_mark(struct mirror *m, uint64_t nr, bool sync)
 		m->rec.map[nr / 8] |= (uint8_t)(1u << nr % 8);
 		m->nr_dirty++;
 	}
-	m->nr_sync += sync && !r->sync;
-	r->sync = r->sync || sync;
-	if (m->sync_total < m->nr_sync)
-		m->sync_total = m->nr_sync;
+	if (!sync)
+		return;
+	m->nr_sync += !r->sync;
+	r->sync = true;
+	m->pos = 0;
 }
 
 /* ---- Putting together ---------------------------------------------------------------------- */
@@ -155,22 +138,18 @@ static int read_record(struct mirror *m, unsigned n)
 /* What a new mirror is like, but for its legs. */
 static int make(struct mirror *m)
 {
+	uint64_t smallest = ubd_device_limits(m->dev)->size;
 	struct record *r = &m->rec;
-	const char *why = m->read_only ? "it would be read-only" : NULL;
+	const char *why = NULL;
 
-	*r = (struct record){.magic = MAGIC, .version = VERSION, .size = UINT64_MAX};
-	for (unsigned i = 0; i < m->legs.count; i++) {
-		uint64_t size = m->legs.leg[i].size / BLOCK * BLOCK;
-
-		if (size <= DATA_BEGIN)
-			return fail(m, "%s is too small for a leg: 1M is the mirror's own",
-				    m->legs.leg[i].path);
-		r->size = r->size < size - DATA_BEGIN ? r->size : size - DATA_BEGIN;
-	}
+	*r = (struct record){.magic = MAGIC, .version = VERSION};
+	r->size = smallest < DATA_BEGIN + BLOCK ? BLOCK : (smallest - DATA_BEGIN) / BLOCK * BLOCK;
 	r->chunk = m->chunk ? m->chunk : REGION_MIN;
 	while (!m->chunk && (r->size - 1) / r->chunk >= REGIONS)
 		r->chunk *= 2;
-	if (r->chunk & (r->chunk - 1) || r->chunk < BLOCK)
+	if (ubd_device_read_only(m->dev))
+		why = "it would be read-only";
+	else if (r->chunk & (r->chunk - 1) || r->chunk < BLOCK)
 		why = "--bitmap-chunk must be a power of two of at least 4K";
 	else if ((r->size - 1) / r->chunk >= REGIONS)
 		why = "a larger --bitmap-chunk is needed";
@@ -183,16 +162,14 @@ static int make(struct mirror *m)
 static const char *why_not(const struct mirror *m, const struct record *s,
 			   const struct record *best)
 {
-	unsigned bit = 1u << s->slot;
+	bool active = best->active >> s->slot & 1;
 
-	if (m->create)
-		return s->events ? "is a leg of a mirror already: erase its first 8K to use it for "
-				   "a new one"
-				 : NULL;
 	if (!s->events)
-		return m->rebuild ? NULL
-				  : "is not a leg of the mirror: give --rebuild to make it one "
-				    "(what it holds is lost)";
+		return m->create || m->rebuild ? NULL
+					       : "is not a leg of the mirror: give --rebuild to "
+						 "make it one (what it holds is lost)";
+	if (m->create)
+		return "is a leg of a mirror already: erase its first 8K to use it for a new one";
 	if (memcmp(s->uuid, best->uuid, sizeof(s->uuid)) != 0)
 		return "belongs to another mirror than the rest";
 	if (s->slot >= best->slots || s->id[s->slot] != best->id[s->slot])
@@ -200,11 +177,11 @@ static const char *why_not(const struct mirror *m, const struct record *s,
 	if (m->leg[s->slot])
 		return "is the same leg of the mirror as another: one is a copy";
 	/* Fewer events and not out: the last record had not come to it yet. */
-	if (s->in_sync & bit && !(s->active >> best->slot & 1) &&
-	    (!(best->active & bit) || s->events == best->events))
+	if (s->in_sync >> s->slot & 1 && !(s->active >> best->slot & 1) &&
+	    (!active || s->events == best->events))
 		return "and another leg were each written to without the other: leave one out, or "
 		       "erase its first 8K and --rebuild it";
-	if (!(best->active & bit) && !m->rebuild)
+	if (!active && !m->rebuild)
 		return "is stale, the mirror was written to without it: leave it out, or give "
 		       "--rebuild to copy to it what it lacks";
 	return NULL;
@@ -231,11 +208,13 @@ static int take(struct mirror *m, unsigned n, const struct record *best)
 	if (s->events)
 		return 0;
 	m->rec.in_sync &= ~(1u << slot);
+	m->rec.in_sync |= (unsigned)m->create << slot;
 	m->rec.slots = slot < m->rec.slots ? m->rec.slots : slot + 1;
 	return getrandom(&m->rec.id[slot], sizeof(m->rec.id[slot]), 0) < 0 ? -errno : 0;
 }
 
-static int check_missing(struct mirror *m)
+/* Of all that the record speaks of go on with those that are here. */
+static int leave_out_missing(struct mirror *m)
 {
 	unsigned missing = m->rec.in_sync & ~m->here;
 
@@ -251,19 +230,6 @@ static int check_missing(struct mirror *m)
 			    "--degraded to go on without it",
 			    __builtin_ctz(missing), m->rec.slots);
 	return 0;
-}
-
-/* What the bits ask for. Any may be left by a crash: then a leg is better by its place only. */
-static int take_bits(struct mirror *m, bool all)
-{
-	m->regions = (m->rec.size - 1) / m->rec.chunk + 1;
-	m->region = calloc(m->regions, sizeof(*m->region));
-	for (uint64_t r = 0; m->region && r < m->regions; r++)
-		if (all || m->rec.map[r / 8] >> r % 8 & 1)
-			region_mark(m, r, true);
-	m->differ = m->nr_sync;
-	m->changed++;
-	return m->region ? 0 : -ENOMEM;
 }
 
 int assemble(struct mirror *m)
@@ -288,9 +254,16 @@ int assemble(struct mirror *m)
 	for (unsigned k = 0; k < 2 * m->legs.count && !ret; k++)
 		if ((k < m->legs.count) == (m->out[k % m->legs.count].events != 0))
 			ret = take(m, k % m->legs.count, best);
-	if (!ret && m->create)
-		m->rec.in_sync = m->rec.active;
-	if (!ret)
-		ret = check_missing(m);
-	return ret ? ret : take_bits(m, fresh);
+	ret = ret ?: leave_out_missing(m);
+	if (ret)
+		return ret;
+	/* What the bits ask for. After a crash a leg is better by its place only. */
+	m->regions = (m->rec.size - 1) / m->rec.chunk + 1;
+	m->region = calloc(m->regions, sizeof(*m->region));
+	for (uint64_t r = 0; m->region && r < m->regions; r++)
+		if (fresh || m->rec.map[r / 8] >> r % 8 & 1)
+			region_mark(m, r, true);
+	m->differ = m->nr_sync;
+	m->changed++;
+	return m->region ? 0 : -ENOMEM;
 }

@@ -46,7 +46,6 @@ static int stripe_open(struct ubd_device *dev, void *self)
 
 	if (ret)
 		return ret;
-	legs_limits(s->legs.leg, s->legs.count, l);
 	ret = trim(s, dev, l);
 	if (ret) {
 		legs_close(&s->legs);
