@@ -12,20 +12,9 @@
 
 /* Files grow by this much at a time: an append that changes a file's size is a slow write. */
 #define GROW_STEP (16u << 20)
+#define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
 const struct qc_file_hooks *qc_file_hooks;
-
-static int before(const struct qc_file_op *op)
-{
-	return qc_file_hooks ? qc_file_hooks->before(op) : 0;
-}
-
-static int after(const struct qc_file_op *op, int ret)
-{
-	if (qc_file_hooks)
-		qc_file_hooks->after(op, ret);
-	return ret;
-}
 
 /*
  * QEMU's locks on images: byte 100 + i is held by who uses permission i, 200 + i by who lets nobody
@@ -35,32 +24,35 @@ static int after(const struct qc_file_op *op, int ret)
 #define LOCK_USES 100
 #define LOCK_FORBIDS 200
 
-static int lock_byte(int fd, int command, short type, int at)
+/* Take those bytes or ask for them, all of what this one does; whether somebody is in the way. */
+static bool lock_bytes(const struct qc_file *f, int command, int uses, int forbids)
 {
-	struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+	static const int permissions[] = {0, 1, 3};
+	bool taken = false;
 
-	if (fcntl(fd, command, &l) < 0)
-		return command == F_OFD_SETLK && (errno == EAGAIN || errno == EACCES);
-	return command == F_OFD_GETLK && l.l_type != F_UNLCK;
+	for (unsigned i = 0; i < 6; i++) {
+		int p = permissions[i / 2];
+		struct flock l = {.l_type = command == F_OFD_SETLK ? F_RDLCK : F_WRLCK,
+				  .l_whence = SEEK_SET,
+				  .l_start = (i % 2 ? forbids : uses) + p,
+				  .l_len = 1};
+
+		if (i % 2 ? !p : p && f->b.read_only)
+			continue;
+		if (fcntl(f->b.fd, command, &l) < 0)
+			taken |= command == F_OFD_SETLK && (errno == EAGAIN || errno == EACCES);
+		else
+			taken |= command == F_OFD_GETLK && l.l_type != F_UNLCK;
+	}
+	return taken;
 }
 
 /* Whether QEMU, or a program with its manners, is at work on the file. */
 static bool used_by_others(const struct qc_file *f)
 {
-	static const int forbidden[] = {1, 3}, used[] = {0, 1, 3};
-	unsigned uses = f->b.read_only ? 1 : 3;
-	bool taken = false;
-
 	/* File systems without such locks have no opinion. */
-	for (unsigned i = 0; i < uses; i++)
-		taken |= lock_byte(f->b.fd, F_OFD_SETLK, F_RDLCK, LOCK_USES + used[i]);
-	for (unsigned i = 0; i < 2; i++)
-		taken |= lock_byte(f->b.fd, F_OFD_SETLK, F_RDLCK, LOCK_FORBIDS + forbidden[i]);
-	for (unsigned i = 0; i < uses && !taken; i++)
-		taken = lock_byte(f->b.fd, F_OFD_GETLK, F_WRLCK, LOCK_FORBIDS + used[i]);
-	for (unsigned i = 0; i < 2 && !taken; i++)
-		taken = lock_byte(f->b.fd, F_OFD_GETLK, F_WRLCK, LOCK_USES + forbidden[i]);
-	return taken;
+	return lock_bytes(f, F_OFD_SETLK, LOCK_USES, LOCK_FORBIDS) ||
+	       lock_bytes(f, F_OFD_GETLK, LOCK_FORBIDS, LOCK_USES);
 }
 
 int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing_request *want)
@@ -102,14 +94,16 @@ void qc_file_close(struct qc_file *f)
 	f->path = NULL;
 }
 
+/* ---- Operations ---------------------------------------------------------------------------- */
+
 /* Without a queue: all of it, or what there is up to the file's end. */
-static ssize_t block_io(int fd, void *buf, size_t len, uint64_t pos, bool is_write)
+static ssize_t block_io(int fd, char *buf, size_t len, uint64_t pos, bool is_write)
 {
 	size_t done = 0;
 	ssize_t n = 1;
 
 	while (done < len && n) {
-		char *at = (char *)buf + done;
+		char *at = buf + done;
 		off_t from = (off_t)(pos + done);
 
 		n = is_write ? pwrite(fd, at, len - done, from) : pread(fd, at, len - done, from);
@@ -120,102 +114,107 @@ static ssize_t block_io(int fd, void *buf, size_t len, uint64_t pos, bool is_wri
 	return (ssize_t)done;
 }
 
-int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len, uint64_t pos)
+/* The short ones, on a thread that may block. */
+static int block_op(void *arg)
 {
-	struct qc_file_op op = {.kind = QC_READ, .file = f, .pos = pos, .len = len};
-	ssize_t n = before(&op);
+	const struct qc_file_op *op = arg;
+	off_t pos = (off_t)op->pos;
+	int fd = op->file->b.fd, ret;
 
-	if (!n && pos < atomic_load(&f->end))
-		n = q ? ubd_pread(q, f->b.fd, buf, len, pos)
-		      : block_io(f->b.fd, buf, len, pos, false);
-	if (n < 0)
-		return after(&op, (int)n);
-	memset((char *)buf + n, 0, len - (size_t)n);
-	return after(&op, 0);
+	if (op->kind == QC_SYNC)
+		ret = fdatasync(fd);
+	else if (op->kind == QC_TRUNCATE)
+		ret = ftruncate(fd, pos);
+	else
+		ret = fallocate(fd, PUNCH, pos, (off_t)op->len);
+	return ret < 0 ? -errno : 0;
 }
 
-/* Bytes up to `end` are in the file now. */
-static void wrote(struct qc_file *f, uint64_t end)
+/* Bytes of a READ or WRITE, 0 or -errno. */
+static ssize_t perform(struct ubd_queue *q, struct qc_file_op *op, void *buf)
 {
-	uint64_t old = atomic_load(&f->end);
+	int fd = op->file->b.fd;
+	const struct ubd_transfer t = {.where = UBD_FILE,
+				       .fd = fd,
+				       .at = op->at,
+				       .len = (uint32_t)op->len,
+				       .pos = op->pos};
 
-	while (old < end && !atomic_compare_exchange_weak(&f->end, &old, end))
+	switch (op->kind) {
+	case QC_READ:
+		if (op->pos >= atomic_load(&op->file->end))
+			return 0;
+		return q ? ubd_pread(q, fd, buf, op->len, op->pos)
+			 : block_io(fd, buf, op->len, op->pos, false);
+	case QC_WRITE:
+		if (op->io)
+			return ubd_io_transfer(op->io, &t, 1);
+		return q ? ubd_pwrite(q, fd, buf, op->len, op->pos, 0)
+			 : block_io(fd, buf, op->len, op->pos, true);
+	case QC_SYNC:
+		return q ? ubd_fsync(q, fd, true) : block_op(op);
+	case QC_PUNCH:
+		return q ? ubd_fallocate(q, fd, PUNCH, op->pos, op->len) : block_op(op);
+	default:
+		return q ? ubd_offload(q, block_op, op) : block_op(op);
+	}
+}
+
+/* All of it, watched. 0 or -errno. */
+static int run(struct ubd_queue *q, struct qc_file_op *op, void *buf)
+{
+	uint64_t end = op->pos + op->len, old = atomic_load(&op->file->end);
+	ssize_t ret = qc_file_hooks ? qc_file_hooks->before(op) : 0;
+
+	if (!ret)
+		ret = perform(q, op, buf);
+	if (op->kind == QC_READ && ret >= 0)
+		memset((char *)buf + ret, 0, op->len - (size_t)ret);
+	else if (op->kind == QC_WRITE && ret >= 0 && (uint64_t)ret < op->len)
+		ret = -EIO;
+	while (op->kind == QC_WRITE && ret >= 0 && old < end &&
+	       !atomic_compare_exchange_weak(&op->file->end, &old, end))
 		;
-	atomic_store(&f->needs_sync, true);
+	if (op->kind == QC_TRUNCATE && !ret)
+		atomic_store(&op->file->end, op->pos);
+	/* What failed may have been done in part. */
+	if (op->kind != QC_READ && (op->kind != QC_SYNC || ret))
+		atomic_store(&op->file->needs_sync, true);
+	ret = ret < 0 ? ret : 0;
+	if (qc_file_hooks)
+		qc_file_hooks->after(op, (int)ret);
+	return (int)ret;
+}
+
+int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len, uint64_t pos)
+{
+	return run(q, &(struct qc_file_op){QC_READ, f, pos, len}, buf);
 }
 
 int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint64_t len,
 		  uint64_t pos)
 {
-	struct qc_file_op op = {.kind = QC_WRITE, .file = f, .pos = pos, .len = len, .data = buf};
-	ssize_t n = before(&op);
-
-	if (!n)
-		n = q ? ubd_pwrite(q, f->b.fd, buf, len, pos, 0)
-		      : block_io(f->b.fd, (void *)(uintptr_t)buf, len, pos, true);
-	if (n >= 0 && (uint64_t)n < len)
-		n = -EIO;
-	wrote(f, n < 0 ? 0 : pos + len);
-	return after(&op, n < 0 ? (int)n : 0);
+	return run(q, &(struct qc_file_op){QC_WRITE, f, pos, len, .data = buf},
+		   (void *)(uintptr_t)buf);
 }
 
 int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, uint32_t len,
 			   uint64_t pos)
 {
-	struct ubd_transfer t = {
-		.where = UBD_FILE, .fd = f->b.fd, .at = at, .len = len, .pos = pos};
-	struct qc_file_op op = {
-		.kind = QC_WRITE, .file = f, .pos = pos, .len = len, .io = io, .at = at};
-	int ret = before(&op);
-
-	if (!ret)
-		ret = ubd_io_transfer(io, &t, 1);
-	wrote(f, ret < 0 ? 0 : pos + len);
-	return after(&op, ret < 0 ? ret : 0);
+	return run(io->queue, &(struct qc_file_op){QC_WRITE, f, pos, len, .io = io, .at = at},
+		   NULL);
 }
 
 int qc_file_sync(struct qc_file *f, struct ubd_queue *q)
 {
-	struct qc_file_op op = {.kind = QC_SYNC, .file = f};
-	int ret;
-
 	if (!atomic_exchange(&f->needs_sync, false))
 		return 0;
-	ret = before(&op);
-	if (!ret && q)
-		ret = ubd_fsync(q, f->b.fd, true);
-	else if (!ret)
-		ret = fdatasync(f->b.fd) < 0 ? -errno : 0;
-	if (ret)
-		atomic_store(&f->needs_sync, true);
-	return after(&op, ret);
-}
-
-struct truncation {
-	int fd;
-	uint64_t size;
-};
-
-static int do_truncate(void *arg)
-{
-	struct truncation *t = arg;
-
-	return ftruncate(t->fd, (off_t)t->size) < 0 ? -errno : 0;
+	return run(q, &(struct qc_file_op){QC_SYNC, f}, NULL);
 }
 
 static int set_size(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 {
-	struct truncation t = {f->b.fd, size};
-	struct qc_file_op op = {.kind = QC_TRUNCATE, .file = f, .pos = size};
-	int ret = before(&op);
-
-	if (!ret)
-		ret = q ? ubd_offload(q, do_truncate, &t) : do_truncate(&t);
-	if (!ret) {
-		atomic_store(&f->end, size);
-		atomic_store(&f->needs_sync, true);
-	}
-	return after(&op, ret);
+	return run(q, &(struct qc_file_op){QC_TRUNCATE, f, size}, NULL);
 }
 
 int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
@@ -246,17 +245,7 @@ int qc_file_truncate(struct qc_file *f, uint64_t size)
 
 int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t len)
 {
-	struct qc_file_op op = {.kind = QC_PUNCH, .file = f, .pos = pos, .len = len};
-	int hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-	int ret;
-
 	if (!f->b.can_punch || f->b.is_block)
 		return -EOPNOTSUPP;
-	ret = before(&op);
-	if (!ret && q)
-		ret = ubd_fallocate(q, f->b.fd, hole, pos, len);
-	else if (!ret)
-		ret = fallocate(f->b.fd, hole, (off_t)pos, (off_t)len) < 0 ? -errno : 0;
-	atomic_store(&f->needs_sync, true);
-	return after(&op, ret);
+	return run(q, &(struct qc_file_op){QC_PUNCH, f, pos, len}, NULL);
 }

@@ -24,7 +24,7 @@ enum qc_file_op_kind { QC_READ, QC_WRITE, QC_SYNC, QC_TRUNCATE, QC_PUNCH };
 
 struct qc_file_op {
 	enum qc_file_op_kind kind;
-	const struct qc_file *file;
+	struct qc_file *file;
 	uint64_t pos, len;
 	const void *data;  /* of a write from memory */
 	struct ubd_io *io; /* of a write from a request: its bytes at .at */

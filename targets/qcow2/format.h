@@ -74,46 +74,24 @@ enum {
 	SNAP_EXTRA_END = 56,
 };
 
-static inline uint16_t get16(const void *p)
-{
-	uint16_t v;
+/* get16(p), put16(p, value) and so on: a number at p, wherever that is. */
+#define QCOW2_NUMBER(bits)                                      \
+	static inline uint##bits##_t get##bits(const void *p)   \
+	{                                                       \
+		uint##bits##_t v;                               \
+                                                                \
+		memcpy(&v, p, sizeof(v));                       \
+		return be##bits##toh(v);                        \
+	}                                                       \
+                                                                \
+	static inline void put##bits(void *p, uint##bits##_t v) \
+	{                                                       \
+		v = htobe##bits(v);                             \
+		memcpy(p, &v, sizeof(v));                       \
+	}
 
-	memcpy(&v, p, sizeof(v));
-	return be16toh(v);
-}
-
-static inline uint32_t get32(const void *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be32toh(v);
-}
-
-static inline uint64_t get64(const void *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be64toh(v);
-}
-
-static inline void put16(void *p, uint16_t v)
-{
-	v = htobe16(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static inline void put32(void *p, uint32_t v)
-{
-	v = htobe32(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static inline void put64(void *p, uint64_t v)
-{
-	v = htobe64(v);
-	memcpy(p, &v, sizeof(v));
-}
+QCOW2_NUMBER(16)
+QCOW2_NUMBER(32)
+QCOW2_NUMBER(64)
 
 #endif
