@@ -18,9 +18,9 @@ int census_begin(struct census *c, struct qc_image *img, struct ubd_queue *q)
 	/* Room for a second copy of all tables and for larger ones. */
 	c->room = clusters * 2 + clusters_for(img, img->l1_entries * 16ull) + 65536;
 	if (c->room > MAX_CLUSTERS)
-		return ubd_device_fail(img->dev, -EFBIG,
-				       "%s has too many clusters (%llu) to count their references",
-				       img->file.path, (unsigned long long)clusters);
+		return qc_fail(img, -EFBIG,
+			       " has too many clusters (%llu) to count their references",
+			       (unsigned long long)clusters);
 	c->marks = mmap(NULL, c->room * sizeof(*c->marks), PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->marks == MAP_FAILED)
@@ -41,11 +41,10 @@ void census_end(struct census *c)
 int census_damaged(struct census *c, const char *what, uint64_t pos)
 {
 	qc_damaged(c->img, what, pos);
-	return ubd_device_fail(
-		c->img->dev, -EIO,
-		"%s is damaged: %s at %llu cannot be right; try qemu-img check -r all "
-		"on a copy",
-		c->img->file.path, what, (unsigned long long)pos);
+	return qc_fail(
+		c->img, -EIO,
+		" is damaged: %s at %llu cannot be right; try qemu-img check -r all on a copy",
+		what, (unsigned long long)pos);
 }
 
 int census_mark(struct census *c, uint64_t pos, uint64_t count, uint32_t times, uint32_t flags)
@@ -64,88 +63,86 @@ int census_mark(struct census *c, uint64_t pos, uint64_t count, uint32_t times, 
 	return 0;
 }
 
-int census_read(struct census *c, void *buf, uint64_t len, uint64_t pos)
+/* Calls fn with what the entries of a table at pos point at, where that is something. */
+static int walk(struct census *c, uint64_t pos, uint64_t entries, uint64_t mask,
+		int (*fn)(struct census *c, uint64_t pos, uint32_t times), uint32_t times)
 {
-	return qc_file_read(&c->img->file, c->q, buf, len, pos);
+	uint64_t size = cluster_size(c->img), word;
+	int ret = 0;
+
+	for (uint64_t i = 0; i < entries * 8 && !ret; i += 8) {
+		if (i % size == 0)
+			ret = qc_file_read(&c->img->file, c->q, c->buffer, size, pos + i);
+		word = get64(c->buffer + i % size) & mask;
+		if (!ret && word)
+			ret = fn(c, word, times);
+	}
+	return ret;
 }
 
 /* The table at pos counts `times` times more. */
 static int add_table(struct census *c, uint64_t pos, uint32_t times)
 {
 	uint64_t cluster = pos >> c->img->cluster_bits;
+	void *more;
 	int ret;
 
-	if (pos & (cluster_size(c->img) - 1) || !pos)
+	if (pos & (cluster_size(c->img) - 1))
 		return census_damaged(c, "an L2 table", pos);
 	ret = census_mark(c, pos, 1, times, CENSUS_OLD);
 	if (ret || c->marks[cluster] & CENSUS_TABLE)
 		return ret;
 	c->marks[cluster] |= CENSUS_TABLE;
-	if (c->nr_tables == c->room_tables) {
-		size_t room = c->room_tables ? c->room_tables * 2 : 256;
-		void *more = realloc(c->tables, room * sizeof(*c->tables));
-
-		if (!more)
-			return -ENOMEM;
-		c->tables = more;
-		c->room_tables = room;
-	}
+	more = qc_grow(c->tables, c->nr_tables, sizeof(*c->tables));
+	if (!more)
+		return -ENOMEM;
+	c->tables = more;
 	c->tables[c->nr_tables++].cluster = cluster;
 	return 0;
 }
 
 int census_l1(struct census *c, uint64_t pos, uint64_t entries, uint32_t times)
 {
-	uint64_t size = cluster_size(c->img), in_one = size / 8;
 	int ret;
 
 	c->l1_entries += entries;
-	if (entries > MAX_L1_BYTES / 8 || c->l1_entries > MAX_L1_ENTRIES || pos & (size - 1))
+	if (entries > MAX_L1_BYTES / 8 || c->l1_entries > MAX_L1_ENTRIES ||
+	    pos & (cluster_size(c->img) - 1))
 		return census_damaged(c, "an L1 table", pos);
 	ret = census_mark(c, pos, clusters_for(c->img, entries * 8), times, CENSUS_OLD);
-	for (uint64_t i = 0; i < entries && !ret; i++) {
-		uint64_t word;
-
-		if (i % in_one == 0)
-			ret = census_read(c, c->buffer, size, pos + i * 8);
-		word = get64(c->buffer + i % in_one * 8) & ENTRY_OFFSET;
-		if (!ret && word)
-			ret = add_table(c, word, times);
-	}
-	return ret;
+	return ret ? ret : walk(c, pos, entries, ENTRY_OFFSET, add_table, times);
 }
 
-int census_entry(struct census *c, const struct qc_entry *e, uint32_t times)
+/* One that cannot be right is about to be replaced. */
+static int spare_block(struct census *c, uint64_t pos, uint32_t times)
 {
-	uint64_t pos = e->host, len = 1;
-
-	if (c->img->external || (!e->has_host && !e->packed))
-		return 0;
-	if (e->packed)
-		qc_packed_range(c->img, e->word, &pos, &len);
-	return census_mark(c, pos,
-			   ((pos + len - 1) >> c->img->cluster_bits) -
-				   (pos >> c->img->cluster_bits) + 1,
-			   times, CENSUS_OLD);
+	return pos < atomic_load(&c->img->file.end) ? census_mark(c, pos, 1, times, CENSUS_OLD) : 0;
 }
 
-static int count_table(struct census *c, const struct census_table *t)
+int census_spare_refcounts(struct census *c)
 {
-	unsigned step = entry_size(c->img);
-	int ret =
-		census_read(c, c->buffer, cluster_size(c->img), t->cluster << c->img->cluster_bits);
+	const struct qc_image *img = c->img;
+	int ret = census_mark(c, img->rt_offset, img->rt_clusters, 0, CENSUS_OLD);
 
-	for (uint64_t at = 0; at < cluster_size(c->img) && !ret; at += step) {
-		uint64_t word = get64(c->buffer + at);
-		uint64_t bits = step > 8 ? get64(c->buffer + at + 8) : 0;
+	return ret ? ret
+		   : walk(c, img->rt_offset, (uint64_t)img->rt_clusters << (img->cluster_bits - 3),
+			  RT_OFFSET_MASK, spare_block, 0);
+}
+
+int census_entries(struct census *c, uint64_t pos, uint32_t times)
+{
+	int ret = 0;
+
+	for (uint64_t at = 0; at < cluster_size(c->img) && !ret; at += entry_size(c->img)) {
+		uint64_t first, count;
 		struct qc_entry e;
 
-		if (!word)
-			continue;
-		if (qc_entry_parse(c->img, word, bits, &e))
-			return census_damaged(c, "an L2 entry",
-					      (t->cluster << c->img->cluster_bits) + at);
-		ret = census_entry(c, &e, t->times);
+		if (qc_entry_parse(c->img, c->buffer + at, &e))
+			return census_damaged(c, "an L2 entry", pos + at);
+		count = qc_entry_clusters(c->img, &e, &first);
+		if (count)
+			ret = census_mark(c, first << c->img->cluster_bits, count, times,
+					  CENSUS_OLD);
 	}
 	return ret;
 }
@@ -157,8 +154,13 @@ int census_tables(struct census *c)
 	/* Before data is counted: a table that is data as well must not count for both. */
 	for (size_t i = 0; i < c->nr_tables; i++)
 		c->tables[i].times = c->marks[c->tables[i].cluster] & CENSUS_COUNT;
-	for (size_t i = 0; i < c->nr_tables && !ret; i++)
-		ret = count_table(c, &c->tables[i]);
+	for (size_t i = 0; i < c->nr_tables && !ret; i++) {
+		uint64_t pos = c->tables[i].cluster << c->img->cluster_bits;
+
+		ret = qc_file_read(&c->img->file, c->q, c->buffer, cluster_size(c->img), pos);
+		if (!ret)
+			ret = census_entries(c, pos, c->tables[i].times);
+	}
 	return ret;
 }
 
@@ -184,4 +186,12 @@ int census_take(struct census *c, uint64_t count, uint64_t *pos)
 	c->top = MAX(c->top, first + count);
 	*pos = first << c->img->cluster_bits;
 	return qc_file_reserve(&c->img->file, c->q, (first + count) << c->img->cluster_bits);
+}
+
+int census_put(struct census *c, const void *data, uint64_t count, uint64_t *pos)
+{
+	int ret = census_take(c, count, pos);
+
+	return ret ? ret
+		   : qc_file_write(&c->img->file, c->q, data, count << c->img->cluster_bits, *pos);
 }

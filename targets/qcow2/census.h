@@ -23,7 +23,7 @@ struct census {
 	uint64_t top;	 /* the highest used, plus 1 */
 	uint64_t cursor; /* no free one below */
 	struct census_table *tables;
-	size_t nr_tables, room_tables;
+	size_t nr_tables;
 	uint64_t l1_entries; /* looked at: bounds the work a hostile image can ask for */
 	uint8_t *buffer;     /* a cluster */
 };
@@ -34,15 +34,17 @@ void census_end(struct census *c);
 int census_mark(struct census *c, uint64_t pos, uint64_t count, uint32_t times, uint32_t flags);
 /* An L1 table, its own clusters and its L2 tables; these count `times` times. */
 int census_l1(struct census *c, uint64_t pos, uint64_t entries, uint32_t times);
-/* An entry's data. */
-int census_entry(struct census *c, const struct qc_entry *e, uint32_t times);
+/* The refcount structure as it is: not counted, but not to be overwritten. */
+int census_spare_refcounts(struct census *c);
+/* The data of the L2 table in .buffer, which is at pos. */
+int census_entries(struct census *c, uint64_t pos, uint32_t times);
 /* The data of all L2 tables met by census_l1(). */
 int census_tables(struct census *c);
 /* -EIO, with a sentence. */
 int census_damaged(struct census *c, const char *what, uint64_t pos);
-/* A table's contents. -EIO with sentence where that is not possible. */
-int census_read(struct census *c, void *buf, uint64_t len, uint64_t pos);
 /* Clusters in a row that neither the image as it is nor the one to come uses; now referenced. */
 int census_take(struct census *c, uint64_t count, uint64_t *pos);
+/* The same, with what is to be in them. */
+int census_put(struct census *c, const void *data, uint64_t count, uint64_t *pos);
 
 #endif

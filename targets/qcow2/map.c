@@ -6,12 +6,12 @@
 
 /* ---- Entries ------------------------------------------------------------------------------- */
 
-int qc_entry_parse(struct qc_image *img, uint64_t word, uint64_t bits, struct qc_entry *e)
+int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry *e)
 {
 	bool extended = img->units > 1;
+	uint64_t word = get64(p), bits = extended ? get64(p + 8) : 0;
 
-	*e = (struct qc_entry){.word = word, .bits = extended ? bits : 0};
-	e->copied = word & ENTRY_COPIED;
+	*e = (struct qc_entry){.word = word, .bits = bits, .copied = word & ENTRY_COPIED};
 	if (word & ENTRY_PACKED) {
 		e->packed = true;
 		return img->external ? -EIO : 0;
@@ -51,36 +51,29 @@ void qc_packed_range(const struct qc_image *img, uint64_t word, uint64_t *pos, u
 	*len = sectors * 512 - (*pos & 511);
 }
 
+uint64_t qc_entry_clusters(const struct qc_image *img, const struct qc_entry *e, uint64_t *first)
+{
+	uint64_t pos = e->host, len = 1;
+
+	/* A data file's clusters have their places whatever is mapped. */
+	if (img->external || (!e->has_host && !e->packed))
+		return 0;
+	if (e->packed)
+		qc_packed_range(img, e->word, &pos, &len);
+	*first = pos >> img->cluster_bits;
+	return ((pos + len - 1) >> img->cluster_bits) - *first + 1;
+}
+
 void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 {
-	uint64_t pos = e->host, len = cluster_size(img);
+	uint64_t first, count = qc_entry_clusters(img, e, &first);
 
-	if (e->packed) {
-		uint64_t first, last;
-
-		qc_packed_range(img, e->word, &pos, &len);
-		first = pos >> img->cluster_bits;
-		last = (pos + len - 1) >> img->cluster_bits;
-		img->packed_seen++;
-		for (; first <= last; first++)
-			qc_ranges_add(&img->freed, first, 1);
-	} else if (e->has_host && !img->external) {
-		/* A data file's clusters have their places whatever is mapped. */
-		qc_ranges_add(&img->freed, pos >> img->cluster_bits, 1);
-	}
+	img->packed_seen += e->packed;
+	if (count)
+		qc_ranges_add(&img->freed, first, count);
 }
 
 /* ---- Tables -------------------------------------------------------------------------------- */
-
-/* A table's offset as an entry gives it: in the file and whole clusters, or the file is damaged. */
-static int check_table(struct qc_image *img, uint64_t pos, const char *what)
-{
-	if (pos & (cluster_size(img) - 1) ||
-	    pos >= atomic_load_explicit(&img->file.end, memory_order_relaxed) ||
-	    qc_is_metadata(img, pos, cluster_size(img)))
-		return qc_damaged(img, what, pos);
-	return 0;
-}
 
 /* The place of the L2 entry in the file; 0: there is no L2 table. */
 static int entry_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t *place,
@@ -99,7 +92,7 @@ static int entry_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, u
 	word = get64(l1);
 	if (!(word & ENTRY_OFFSET))
 		return 0;
-	ret = check_table(img, word & ENTRY_OFFSET, "an L2 table");
+	ret = qc_check_place(img, word & ENTRY_OFFSET, "an L2 table");
 	if (ret)
 		return ret;
 	*own = word & ENTRY_COPIED;
@@ -123,8 +116,7 @@ int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc
 	p = qc_meta(img, tx, place);
 	if (!p)
 		return -EAGAIN;
-	ret = qc_entry_parse(img, get64(p), img->units > 1 ? get64(p + 8) : 0, e);
-	return ret ? qc_damaged(img, "an L2 entry", place) : 0;
+	return qc_entry_parse(img, p, e) ? qc_damaged(img, "an L2 entry", place) : 0;
 }
 
 /* Pages of a new table: those of `from`, or empty ones. */

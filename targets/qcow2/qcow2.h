@@ -86,7 +86,7 @@ struct qc_range {
 
 struct qc_ranges {
 	struct qc_range *items;
-	size_t count, room;
+	size_t count;
 };
 
 /* Guest clusters whose mapping a request is changing. */
@@ -217,6 +217,9 @@ void qc_header_fill(struct qc_image *img, uint8_t *header);
 int qc_header_write(struct qc_image *img, struct ubd_queue *q, const uint8_t *header);
 /* Before the first change of a session: mark the file as in use. [awaits] */
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q);
+/* One sentence about the image, which begins with its name. */
+#define qc_fail(img, err, fmt, ...) \
+	ubd_device_fail((img)->dev, err, "%s" fmt, (img)->file.path, ##__VA_ARGS__)
 /* The contents are damaged: say so in the file, refuse writes from here on. Returns -EIO. */
 int qc_damaged(struct qc_image *img, const char *what, uint64_t where);
 
@@ -278,11 +281,14 @@ int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc
 int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest);
 /* Lock held, after qc_map_prepare() in the same transaction: change it. Writes the journal. */
 void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const struct qc_entry *e);
-int qc_entry_parse(struct qc_image *img, uint64_t word, uint64_t bits, struct qc_entry *e);
+/* What an L2 table has at p. -EIO: it cannot be. */
+int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry *e);
 /* word and bits from the other members; not for compressed ones. */
 void qc_entry_build(const struct qc_image *img, struct qc_entry *e);
 /* Lock held: an entry's data is no longer mapped; free it after the next commit. */
 void qc_entry_drop(struct qc_image *img, const struct qc_entry *e);
+/* Clusters of the image's file that an entry's data touches, from *first on; 0: none. */
+uint64_t qc_entry_clusters(const struct qc_image *img, const struct qc_entry *e, uint64_t *first);
 /* Host range of a compressed cluster, bytes. */
 void qc_packed_range(const struct qc_image *img, uint64_t word, uint64_t *pos, uint64_t *len);
 
@@ -315,9 +321,13 @@ void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
 /* Refcounts in memory: entry i of a block's bytes. */
 uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i);
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
-int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count);
+/* With room for one more item, `count` of them there; NULL: no memory, they stay where they are. */
+void *qc_grow(void *items, size_t count, size_t size);
+void qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count);
 /* Whether [pos, pos + len) meets the header or a top-level table. */
 bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len);
+/* Whether there can be a table or data at pos, as an entry says; if not, the image is damaged. */
+int qc_check_place(struct qc_image *img, uint64_t pos, const char *what);
 
 /* ---- commit.c ------------------------------------------------------------------------------ */
 

@@ -13,12 +13,11 @@
 struct rebuild {
 	struct census c;
 	struct qc_image *img;
-	struct ubd_queue *q;
 	const struct qc_world *w;
-	struct qc_image next;		 /* only what the header says */
-	uint8_t *l1;			 /* the new one */
-	uint64_t source, source_entries; /* the L1 that the new one is made from */
-	uint32_t patch;			 /* the next to be worked in */
+	struct qc_image next;	 /* only what the header says */
+	uint8_t *l1;		 /* the new one */
+	uint64_t source_entries; /* of the L1 that the new one is made from */
+	uint32_t patch;		 /* the next to be worked in */
 };
 
 /* ---- The disk's tables --------------------------------------------------------------------- */
@@ -30,17 +29,14 @@ static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *change
 	uint64_t per = 1ull << l2_bits(img), first = i << l2_bits(img),
 		 end = clusters_for(img, r->w->size);
 	unsigned step = entry_size(img);
-	int ret;
+	int ret = 0;
 
 	*pos = i < r->source_entries ? get64(r->l1 + i * 8) & ENTRY_OFFSET : 0;
 	*changed = false;
-	if (*pos) {
-		ret = census_read(&r->c, r->c.buffer, cluster_size(img), *pos);
-		if (ret)
-			return ret;
-	} else {
+	if (*pos)
+		ret = qc_file_read(&img->file, r->c.q, r->c.buffer, cluster_size(img), *pos);
+	else
 		memset(r->c.buffer, 0, cluster_size(img));
-	}
 	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per;
 	     r->patch++) {
 		const struct qc_patch *p = &img->patches[r->patch];
@@ -57,119 +53,75 @@ static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *change
 		*changed |= get64(at) != 0;
 		memset(at, 0, step);
 	}
-	return *pos || *changed;
+	return ret ? ret : *pos || *changed;
 }
 
-static int parse_at(struct rebuild *r, uint64_t at, uint64_t pos, struct qc_entry *e)
+/* Its data: one reference each. */
+static int count_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed)
 {
-	const uint8_t *p = r->c.buffer + at;
-
-	if (qc_entry_parse(r->img, get64(p), r->img->units > 1 ? get64(p + 8) : 0, e))
-		return census_damaged(&r->c, "an L2 entry", pos + at);
-	return 0;
+	(void)i;
+	(void)changed;
+	return census_entries(&r->c, pos, 1);
 }
 
-/* The new disk's data: one reference each. */
-static int count_disk(struct rebuild *r)
-{
-	r->patch = 0;
-	for (uint64_t i = 0; i < r->next.l1_entries; i++) {
-		uint64_t pos;
-		bool changed;
-		int ret = next_table(r, i, &pos, &changed);
-
-		for (uint64_t at = 0; ret > 0 && at < cluster_size(r->img);
-		     at += entry_size(r->img)) {
-			struct qc_entry e;
-			int err = parse_at(r, at, pos, &e);
-
-			if (!err)
-				err = census_entry(&r->c, &e, 1);
-			if (err)
-				return err;
-		}
-		if (ret < 0)
-			return ret;
-	}
-	return 0;
-}
-
-/* Whether each entry says rightly that its cluster is its own; put right what does not. */
-static int set_copied(struct rebuild *r, uint64_t pos, bool *changed)
-{
-	for (uint64_t at = 0; at < cluster_size(r->img); at += entry_size(r->img)) {
-		struct qc_entry e;
-		bool own;
-		int ret = parse_at(r, at, pos, &e);
-
-		if (ret)
-			return ret;
-		if (e.packed || !e.has_host || r->img->external)
-			continue;
-		own = (r->c.marks[e.host >> r->img->cluster_bits] & CENSUS_COUNT) == 1;
-		if (own != e.copied) {
-			put64(r->c.buffer + at, e.word ^ ENTRY_COPIED);
-			*changed = true;
-		}
-	}
-	return 0;
-}
-
-/* L2 tables that differ from those there are get a new place; the new L1 points at them. */
-static int write_disk(struct rebuild *r)
-{
-	r->patch = 0;
-	for (uint64_t i = 0; i < r->next.l1_entries; i++) {
-		uint64_t pos, old;
-		bool changed;
-		int ret = next_table(r, i, &old, &changed);
-
-		put64(r->l1 + i * 8, 0);
-		if (ret > 0)
-			ret = set_copied(r, old, &changed);
-		else if (!ret)
-			continue;
-		if (ret)
-			return ret;
-		pos = old;
-		/* A snapshot's table stays the snapshot's. */
-		if (changed || r->c.marks[old >> r->img->cluster_bits] & CENSUS_COUNT) {
-			ret = census_take(&r->c, 1, &pos);
-			if (!ret)
-				ret = qc_file_write(&r->img->file, r->q, r->c.buffer,
-						    cluster_size(r->img), pos);
-		} else {
-			ret = census_mark(&r->c, pos, 1, 1, 0);
-		}
-		if (ret)
-			return ret;
-		put64(r->l1 + i * 8, pos | ENTRY_COPIED);
-	}
-	return 0;
-}
-
-/* ---- Everything else ----------------------------------------------------------------------- */
-
-/* The refcount structure as it is: not counted, but not to be overwritten. */
-static int spare_old_refcounts(struct rebuild *r)
+/* Each entry says whether its cluster is its own. What differs from before gets a new place. */
+static int write_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed)
 {
 	struct qc_image *img = r->img;
-	uint64_t in_one = cluster_size(img) / 8;
-	int ret = census_mark(&r->c, img->rt_offset, img->rt_clusters, 0, CENSUS_OLD);
+	int ret;
 
-	for (uint64_t i = 0; i < (uint64_t)img->rt_clusters * in_one && !ret; i++) {
+	for (uint64_t at = 0; at < cluster_size(img); at += entry_size(img)) {
+		uint64_t first;
+		struct qc_entry e;
+		bool own;
+
+		/* All of them have been counted. */
+		if (qc_entry_parse(img, r->c.buffer + at, &e) || e.packed ||
+		    !qc_entry_clusters(img, &e, &first))
+			continue;
+		own = (r->c.marks[first] & CENSUS_COUNT) == 1;
+		if (own != e.copied) {
+			put64(r->c.buffer + at, e.word ^ ENTRY_COPIED);
+			changed = true;
+		}
+	}
+	/* A snapshot's table stays the snapshot's. */
+	if (changed || r->c.marks[pos >> img->cluster_bits] & CENSUS_COUNT)
+		ret = census_put(&r->c, r->c.buffer, 1, &pos);
+	else
+		ret = census_mark(&r->c, pos, 1, 1, 0);
+	put64(r->l1 + i * 8, pos | ENTRY_COPIED);
+	return ret;
+}
+
+static int each_table(struct rebuild *r,
+		      int (*fn)(struct rebuild *r, uint64_t i, uint64_t pos, bool changed))
+{
+	int ret = 0;
+
+	r->patch = 0;
+	for (uint64_t i = 0; i < r->next.l1_entries && !ret; i++) {
 		uint64_t pos;
+		bool changed;
 
-		if (i % in_one == 0)
-			ret = census_read(&r->c, r->c.buffer, cluster_size(img),
-					  img->rt_offset + i * 8);
-		pos = get64(r->c.buffer + i % in_one * 8) & RT_OFFSET_MASK;
-		/* One that cannot be right is about to be replaced. */
-		if (!ret && pos && pos < atomic_load(&img->file.end))
-			ret = census_mark(&r->c, pos, 1, 0, CENSUS_OLD);
+		ret = next_table(r, i, &pos, &changed);
+		if (ret > 0)
+			ret = fn(r, i, pos, changed);
+		else
+			put64(r->l1 + i * 8, 0);
 	}
 	return ret;
 }
+
+/* First all references, then who has a cluster to itself. */
+static int make_disk(struct rebuild *r)
+{
+	int ret = each_table(r, count_table);
+
+	return ret ? ret : each_table(r, write_table);
+}
+
+/* ---- Everything else ----------------------------------------------------------------------- */
 
 /* The image as it is, and of the new one everything but the disk. */
 static int take_stock(struct rebuild *r)
@@ -179,7 +131,7 @@ static int take_stock(struct rebuild *r)
 	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD);
 
 	if (!ret)
-		ret = spare_old_refcounts(r);
+		ret = census_spare_refcounts(&r->c);
 	if (!ret && w->now->count)
 		ret = census_mark(&r->c, img->snapshots_offset,
 				  clusters_for(img, qc_snapshots_bytes(w->now)), w->then == w->now,
@@ -199,32 +151,29 @@ static int load_source(struct rebuild *r)
 	const struct qc_world *w = r->w;
 	unsigned shift = r->img->cluster_bits + l2_bits(r->img);
 	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift, bytes;
+	uint64_t source = w->adopt ? w->adopt->l1_offset : r->img->l1_offset;
 
-	r->source = w->adopt ? w->adopt->l1_offset : r->img->l1_offset;
 	r->source_entries = w->adopt ? w->adopt->l1_entries : r->img->l1_entries;
 	if (entries > MAX_L1_BYTES / 8)
-		return ubd_device_fail(r->img->dev, -EFBIG,
-				       "%s: a disk of %llu bytes is too large for clusters of %llu",
-				       r->img->file.path, (unsigned long long)w->size,
-				       (unsigned long long)cluster_size(r->img));
+		return qc_fail(
+			r->img, -EFBIG, ": a disk of %llu bytes is too large for clusters of %llu",
+			(unsigned long long)w->size, (unsigned long long)cluster_size(r->img));
 	r->next.l1_entries = (uint32_t)entries;
 	bytes = clusters_for(r->img, MAX(entries, r->source_entries) * 8) << r->img->cluster_bits;
 	if (posix_memalign((void **)&r->l1, 4096, bytes))
 		return -ENOMEM;
 	memset(r->l1, 0, bytes);
-	return census_read(&r->c, r->l1,
-			   clusters_for(r->img, r->source_entries * 8) << r->img->cluster_bits,
-			   r->source);
+	return qc_file_read(&r->img->file, r->c.q, r->l1,
+			    clusters_for(r->img, r->source_entries * 8) << r->img->cluster_bits,
+			    source);
 }
 
 static int write_l1(struct rebuild *r)
 {
-	uint64_t n = clusters_for(r->img, (uint64_t)r->next.l1_entries * 8);
-	uint64_t used = (uint64_t)r->next.l1_entries * 8, bytes = n << r->img->cluster_bits;
-	int ret = census_take(&r->c, n, &r->next.l1_offset);
+	uint64_t used = r->next.l1_entries * 8ull, n = clusters_for(r->img, used);
 
-	memset(r->l1 + used, 0, bytes - used);
-	return ret ? ret : qc_file_write(&r->img->file, r->q, r->l1, bytes, r->next.l1_offset);
+	memset(r->l1 + used, 0, (n << r->img->cluster_bits) - used);
+	return census_put(&r->c, r->l1, n, &r->next.l1_offset);
 }
 
 static int write_snapshots(struct rebuild *r)
@@ -240,14 +189,12 @@ static int write_snapshots(struct rebuild *r)
 	r->next.snapshots_offset = 0;
 	if (!s->count)
 		return 0;
-	ret = census_take(&r->c, n, &r->next.snapshots_offset);
-	if (ret || posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
-		return ret ? ret : -ENOMEM;
+	if (posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
+		return -ENOMEM;
 	memset(table, 0, n << r->img->cluster_bits);
 	for (unsigned i = 0; i < s->count; at += s->items[i++].length)
 		memcpy(table + at, s->items[i].raw, s->items[i].length);
-	ret = qc_file_write(&r->img->file, r->q, table, n << r->img->cluster_bits,
-			    r->next.snapshots_offset);
+	ret = census_put(&r->c, table, n, &r->next.snapshots_offset);
 	free(table);
 	return ret;
 }
@@ -302,13 +249,13 @@ static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
 		uint32_t n = r->c.marks[i * per + k] & CENSUS_COUNT;
 
 		if (n > most)
-			return ubd_device_fail(r->img->dev, -E2BIG,
-					       "%s: a cluster would have %u references, more than "
-					       "its refcounts of %u bits can say",
-					       r->img->file.path, n, bits);
+			return qc_fail(r->img, -E2BIG,
+				       ": a cluster would have %u references, more than its "
+				       "refcounts of %u bits can say",
+				       n, bits);
 		qc_ref_poke(r->c.buffer, bits, k, n);
 	}
-	return qc_file_write(&r->img->file, r->q, r->c.buffer, cluster_size(r->img), pos);
+	return qc_file_write(&r->img->file, r->c.q, r->c.buffer, cluster_size(r->img), pos);
 }
 
 static int write_refcounts(struct rebuild *r)
@@ -327,7 +274,7 @@ static int write_refcounts(struct rebuild *r)
 		ret = write_block(r, i, pos);
 	}
 	if (!ret)
-		ret = qc_file_write(&r->img->file, r->q, table, bytes, r->next.rt_offset);
+		ret = qc_file_write(&r->img->file, r->c.q, table, bytes, r->next.rt_offset);
 	free(table);
 	return ret;
 }
@@ -370,7 +317,7 @@ static int switch_over(struct rebuild *r)
 {
 	struct qc_image *img = r->img;
 	uint8_t *header;
-	int ret = qc_file_sync(&img->file, r->q);
+	int ret = qc_file_sync(&img->file, r->c.q);
 
 	if (ret || posix_memalign((void **)&header, 4096, page_size(img)))
 		return ret ? ret : -ENOMEM;
@@ -378,22 +325,22 @@ static int switch_over(struct rebuild *r)
 	r->next.size = r->w->size;
 	r->next.incompatible &= ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
 	qc_header_fill(&r->next, header);
-	ret = qc_header_write(img, r->q, header);
+	ret = qc_header_write(img, r->c.q, header);
 	free(header);
 	if (ret)
 		return ret;
 	/* Written: whatever the sync says, the file may say so from now on. */
 	adopt(r);
-	return qc_file_sync(&img->file, r->q);
+	return qc_file_sync(&img->file, r->c.q);
 }
 
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)
 {
 	static int (*const steps[])(struct rebuild * r) = {
-		take_stock, load_source,     count_disk,      write_disk,
-		write_l1,   write_snapshots, write_refcounts, switch_over,
+		take_stock,	 load_source,	  make_disk,   write_l1,
+		write_snapshots, write_refcounts, switch_over,
 	};
-	struct rebuild r = {.img = img, .q = q, .w = w};
+	struct rebuild r = {.img = img, .w = w};
 	int ret;
 
 	/* Before anything changes: can the kernel be told of another size at all? */

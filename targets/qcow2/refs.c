@@ -7,26 +7,26 @@
 
 /* ---- Ranges -------------------------------------------------------------------------------- */
 
+void *qc_grow(void *items, size_t count, size_t size)
+{
+	return count & (count - 1) ? items : realloc(items, MAX(count * 2, 1u) * size);
+}
+
 /* Out of memory only leaks the clusters: a check finds them. */
-int qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
+void qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
 {
 	struct qc_range *last = r->count ? &r->items[r->count - 1] : NULL;
+	void *items;
 
 	if (last && last->first + last->count == first) {
 		last->count += count;
-		return 0;
+		return;
 	}
-	if (r->count == r->room) {
-		size_t room = r->room ? r->room * 2 : 64;
-		void *more = realloc(r->items, room * sizeof(*r->items));
-
-		if (!more)
-			return -ENOMEM;
-		r->items = more;
-		r->room = room;
-	}
+	items = qc_grow(r->items, r->count, sizeof(*r->items));
+	if (!items)
+		return;
+	r->items = items;
 	r->items[r->count++] = (struct qc_range){first, count};
-	return 0;
 }
 
 /* ---- Entries of a block -------------------------------------------------------------------- */
@@ -82,6 +82,15 @@ bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len)
 	return false;
 }
 
+int qc_check_place(struct qc_image *img, uint64_t pos, const char *what)
+{
+	if (pos & (cluster_size(img) - 1) ||
+	    pos >= atomic_load_explicit(&img->file.end, memory_order_relaxed) ||
+	    qc_is_metadata(img, pos, cluster_size(img)))
+		return qc_damaged(img, what, pos);
+	return 0;
+}
+
 /* Position of the block that counts `cluster`; 0: there is none. */
 static int find_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *pos)
 {
@@ -95,10 +104,7 @@ static int find_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, 
 	if (!p)
 		return -EAGAIN;
 	*pos = get64(p) & RT_OFFSET_MASK;
-	if (*pos & (cluster_size(img) - 1) || (*pos && *pos >= atomic_load(&img->file.end)) ||
-	    (*pos && qc_is_metadata(img, *pos, cluster_size(img))))
-		return qc_damaged(img, "a refcount block", *pos);
-	return 0;
+	return *pos ? qc_check_place(img, *pos, "a refcount block") : 0;
 }
 
 /* The byte where the cluster's refcount is, rounded down to the page; *i: which entry of it. */

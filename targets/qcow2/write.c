@@ -60,14 +60,11 @@ static uint32_t units_of(const struct qc_image *img, uint64_t from, uint64_t to)
 
 static int check_host(struct qc_image *img, uint64_t guest, const struct qc_entry *e)
 {
-	if (img->external)
-		return e->host == guest << img->cluster_bits
-			       ? 0
-			       : qc_damaged(img, "a guest cluster's place", e->host);
-	if (e->host >= atomic_load(&img->file.end) ||
-	    qc_is_metadata(img, e->host, cluster_size(img)))
-		return qc_damaged(img, "a guest cluster's place", e->host);
-	return 0;
+	if (!img->external)
+		return qc_check_place(img, e->host, "a guest cluster's place");
+	return e->host == guest << img->cluster_bits
+		       ? 0
+		       : qc_damaged(img, "a guest cluster's place", e->host);
 }
 
 /* Whether bytes [from, to) of a cluster can be written where they lie. */
