@@ -378,7 +378,7 @@ bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count);
 /* ---- rebuild.c, snapshot.c ----------------------------------------------------------------- */
 
 struct qc_snapshot {
-	const uint8_t *raw; /* as in the table, .length bytes */
+	uint8_t *raw; /* as in the table, .length bytes */
 	uint64_t length;
 	uint64_t l1_offset, size;
 	uint32_t l1_entries;
@@ -395,8 +395,9 @@ struct qc_snapshots {
 struct qc_world {
 	uint64_t size;
 	const struct qc_snapshots *now;	 /* the snapshots that there are */
-	const struct qc_snapshots *then; /* those that there will be */
-	const struct qc_snapshot *adopt; /* one of now: it becomes the disk; NULL: none does */
+	const struct qc_snapshot *added; /* a new one, of the disk as it is; NULL: none */
+	const struct qc_snapshot *gone;	 /* one of now that is to go */
+	const struct qc_snapshot *adopt; /* one of now that becomes the disk */
 };
 
 /*
@@ -412,9 +413,8 @@ void qc_snapshots_free(struct qc_snapshots *s);
 uint64_t qc_snapshots_bytes(const struct qc_snapshots *s);
 /* By id or by name; NULL: there is none. */
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word);
-int qc_snapshot_create(struct qc_image *img, struct ubd_queue *q, const char *name);
-/* Make the disk what it was then, or delete the snapshot. */
-int qc_snapshot_use(struct qc_image *img, struct ubd_queue *q, const char *name, bool apply);
+/* job: "create", "delete", or "apply": make the disk what it was then. */
+int qc_snapshot(struct qc_image *img, struct ubd_queue *q, const char *job, const char *name);
 int qc_repair(struct qc_image *img, struct ubd_queue *q);
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size);
 

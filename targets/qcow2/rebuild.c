@@ -75,9 +75,9 @@ static int write_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed
 		struct qc_entry e;
 		bool own;
 
-		/* All of them have been counted. */
-		if (qc_entry_parse(img, r->c.buffer + at, &e) || e.packed ||
-		    !qc_entry_clusters(img, &e, &first))
+		if (qc_entry_parse(img, r->c.buffer + at, &e))
+			return census_damaged(&r->c, "an L2 entry", pos + at);
+		if (e.packed || !qc_entry_clusters(img, &e, &first))
 			continue;
 		own = (r->c.marks[first] & CENSUS_COUNT) == 1;
 		if (own != e.copied) {
@@ -134,15 +134,15 @@ static int take_stock(struct rebuild *r)
 		ret = census_spare_refcounts(&r->c);
 	if (!ret && w->now->count)
 		ret = census_mark(&r->c, img->snapshots_offset,
-				  clusters_for(img, qc_snapshots_bytes(w->now)), w->then == w->now,
-				  CENSUS_OLD);
+				  clusters_for(img, qc_snapshots_bytes(w->now)),
+				  !w->added && !w->gone, CENSUS_OLD);
 	if (!ret)
-		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, 0);
-	for (unsigned i = 0; i < w->now->count && !ret; i++)
-		ret = census_l1(&r->c, w->now->items[i].l1_offset, w->now->items[i].l1_entries, 0);
-	for (unsigned i = 0; i < w->then->count && !ret; i++)
-		ret = census_l1(&r->c, w->then->items[i].l1_offset, w->then->items[i].l1_entries,
-				1);
+		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, w->added != NULL);
+	for (unsigned i = 0; i < w->now->count && !ret; i++) {
+		const struct qc_snapshot *s = &w->now->items[i];
+
+		ret = census_l1(&r->c, s->l1_offset, s->l1_entries, s != w->gone);
+	}
 	return ret ? ret : census_tables(&r->c);
 }
 
@@ -178,23 +178,30 @@ static int write_l1(struct rebuild *r)
 
 static int write_snapshots(struct rebuild *r)
 {
-	const struct qc_snapshots *s = r->w->then;
-	uint64_t n = clusters_for(r->img, qc_snapshots_bytes(s)), at = 0;
+	const struct qc_world *w = r->w;
+	uint64_t bytes = qc_snapshots_bytes(w->now) + (w->added ? w->added->length : 0);
+	uint64_t n = clusters_for(r->img, bytes), at = 0;
 	uint8_t *table;
 	int ret;
 
-	r->next.nr_snapshots = s->count;
-	if (s == r->w->now)
-		return 0;
-	r->next.snapshots_offset = 0;
-	if (!s->count)
+	if (!w->added && !w->gone)
 		return 0;
 	if (posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
 		return -ENOMEM;
 	memset(table, 0, n << r->img->cluster_bits);
-	for (unsigned i = 0; i < s->count; at += s->items[i++].length)
-		memcpy(table + at, s->items[i].raw, s->items[i].length);
-	ret = census_put(&r->c, table, n, &r->next.snapshots_offset);
+	r->next.nr_snapshots = 0;
+	for (unsigned i = 0; i <= w->now->count; i++) {
+		const struct qc_snapshot *s = i < w->now->count ? &w->now->items[i] : w->added;
+
+		if (!s || s == w->gone)
+			continue;
+		memcpy(table + at, s->raw, s->length);
+		at += s->length;
+		r->next.nr_snapshots++;
+	}
+	r->next.snapshots_offset = 0;
+	ret = at ? census_put(&r->c, table, clusters_for(r->img, at), &r->next.snapshots_offset)
+		 : 0;
 	free(table);
 	return ret;
 }

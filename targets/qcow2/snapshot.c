@@ -33,7 +33,7 @@ uint64_t qc_snapshots_bytes(const struct qc_snapshots *s)
 }
 
 /* One entry at p, of which `left` bytes are there. 1, 0: more are needed, or -errno. */
-static int parse(const struct qc_image *img, const uint8_t *p, uint64_t left, struct qc_snapshot *s)
+static int parse(const struct qc_image *img, uint8_t *p, uint64_t left, struct qc_snapshot *s)
 {
 	uint32_t extra, id, name;
 
@@ -96,9 +96,8 @@ int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snaps
 	if (ret > 0)
 		return 0;
 	qc_snapshots_free(s);
-	return ubd_device_fail(img->dev, ret ? ret : -EINVAL,
-			       "%s: its snapshot table at %llu is damaged", img->file.path,
-			       (unsigned long long)img->snapshots_offset);
+	return qc_fail(img, ret ? ret : -EINVAL, ": its snapshot table at %llu is damaged",
+		       (unsigned long long)img->snapshots_offset);
 }
 
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word)
@@ -114,22 +113,31 @@ const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const c
 
 /* ---- Changes ------------------------------------------------------------------------------- */
 
-/* The entry of the disk as it is. What is long here has been bounded by the caller. */
-static void describe(const struct qc_image *img, const struct qc_snapshots *now, const char *name,
-		     uint8_t *raw, struct qc_snapshot *s)
+/* The disk as it is, a new entry of the table; .raw is the caller's to free. */
+static int describe(const struct qc_image *img, const struct qc_snapshots *now, const char *name,
+		    struct qc_snapshot *s)
 {
+	uint8_t *raw;
 	unsigned long top = 0;
 	struct timespec t;
 	int id;
 
-	for (unsigned i = 0; i < now->count; i++) {
-		unsigned long n = strtoul(now->items[i].id, NULL, 10);
-
-		top = MAX(top, n);
-	}
+	if (img->external)
+		return qc_fail(img, -EOPNOTSUPP,
+			       " has a data file: such images cannot have snapshots");
+	if (!*name || strlen(name) > UINT16_MAX || img->nr_snapshots == MAX_SNAPSHOTS)
+		return ubd_device_fail(img->dev, -EINVAL,
+				       "a snapshot needs a name, and there may be %u of them",
+				       MAX_SNAPSHOTS);
+	s->raw = raw = calloc(1, SNAP_EXTRA_END + 32 + strlen(name));
+	if (!raw)
+		return -ENOMEM;
+	for (unsigned i = 0; i < now->count; i++)
+		top = MAX(top, strtoul(now->items[i].id, NULL, 10));
 	clock_gettime(CLOCK_REALTIME, &t);
 	id = sprintf((char *)raw + SNAP_EXTRA_END, "%lu", top + 1);
 	memcpy(raw + SNAP_EXTRA_END + id, name, strlen(name));
+	s->length = (SNAP_EXTRA_END + (uint64_t)id + strlen(name) + 7) & ~7ull;
 	put64(raw + SNAP_L1_OFFSET, img->l1_offset);
 	put32(raw + SNAP_L1_ENTRIES, img->l1_entries);
 	put16(raw + SNAP_ID_LENGTH, (uint16_t)id);
@@ -138,80 +146,37 @@ static void describe(const struct qc_image *img, const struct qc_snapshots *now,
 	put32(raw + SNAP_NANOSECONDS, (uint32_t)t.tv_nsec);
 	put32(raw + SNAP_EXTRA_LENGTH, SNAP_EXTRA_END - SNAP_FIXED);
 	put64(raw + SNAP_EXTRA_SIZE, img->size);
-	*s = (struct qc_snapshot){.raw = raw,
-				  .length = (SNAP_EXTRA_END + (uint64_t)id + strlen(name) + 7) &
-					    ~7ull,
-				  .l1_offset = img->l1_offset,
-				  .l1_entries = img->l1_entries};
+	return 0;
 }
 
-/* The image with another list of snapshots: one more (name), or one less. */
-static int change(struct qc_image *img, struct ubd_queue *q, const struct qc_snapshots *now,
-		  const char *name, const struct qc_snapshot *gone)
+int qc_snapshot(struct qc_image *img, struct ubd_queue *q, const char *job, const char *name)
 {
-	struct qc_snapshots then = {.items = calloc(now->count + 1, sizeof(*then.items))};
-	struct qc_world w = {.size = img->size, .now = now, .then = &then};
-	uint8_t *raw = calloc(1, SNAP_EXTRA_END + 32 + strlen(name));
-	int ret = -ENOMEM;
-
-	if (raw && then.items) {
-		for (unsigned i = 0; i < now->count; i++)
-			if (&now->items[i] != gone)
-				then.items[then.count++] = now->items[i];
-		if (!gone)
-			describe(img, now, name, raw, &then.items[then.count++]);
-		ret = qc_rebuild(img, q, &w);
-	}
-	free(then.items);
-	free(raw);
-	return ret;
-}
-
-int qc_snapshot_create(struct qc_image *img, struct ubd_queue *q, const char *name)
-{
+	bool create = !strcmp(job, "create");
 	struct qc_snapshots now;
-	int ret;
-
-	if (img->external)
-		return ubd_device_fail(img->dev, -EOPNOTSUPP,
-				       "%s has a data file: such images cannot have snapshots",
-				       img->file.path);
-	if (!*name || strlen(name) > UINT16_MAX || img->nr_snapshots == MAX_SNAPSHOTS)
-		return ubd_device_fail(img->dev, -EINVAL,
-				       "a snapshot needs a name, and there may be %u of them",
-				       MAX_SNAPSHOTS);
-	ret = qc_commit(img, q);
-	if (!ret)
-		ret = qc_snapshots_read(img, q, &now);
-	if (ret)
-		return ret;
-	if (qc_snapshot_find(&now, name))
-		ret = ubd_device_fail(img->dev, -EEXIST, "%s has a snapshot '%s' already",
-				      img->file.path, name);
-	else
-		ret = change(img, q, &now, name, NULL);
-	qc_snapshots_free(&now);
-	return ret;
-}
-
-int qc_snapshot_use(struct qc_image *img, struct ubd_queue *q, const char *name, bool apply)
-{
-	struct qc_snapshots now;
-	struct qc_world w = {.now = &now, .then = &now};
+	struct qc_world w = {.size = img->size, .now = &now};
+	struct qc_snapshot new = {.raw = NULL};
+	const struct qc_snapshot *s;
 	int ret = qc_snapshots_read(img, q, &now);
 
 	if (ret)
 		return ret;
-	w.adopt = qc_snapshot_find(&now, name);
-	if (!w.adopt) {
-		ret = ubd_device_fail(img->dev, -ENOENT, "%s has no snapshot '%s'", img->file.path,
-				      name);
-	} else if (apply) {
-		w.size = w.adopt->size;
-		ret = qc_rebuild(img, q, &w);
+	s = qc_snapshot_find(&now, name);
+	if (create && s) {
+		ret = qc_fail(img, -EEXIST, " has a snapshot '%s' already", name);
+	} else if (create) {
+		ret = describe(img, &now, name, &new);
+		w.added = &new;
+	} else if (!s) {
+		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
+	} else if (!strcmp(job, "apply")) {
+		w.adopt = s;
+		w.size = s->size;
 	} else {
-		ret = change(img, q, &now, "", w.adopt);
+		w.gone = s;
 	}
+	if (!ret)
+		ret = qc_rebuild(img, q, &w);
+	free(new.raw);
 	qc_snapshots_free(&now);
 	return ret;
 }
@@ -219,7 +184,7 @@ int qc_snapshot_use(struct qc_image *img, struct ubd_queue *q, const char *name,
 static int rebuild_as(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 {
 	struct qc_snapshots now;
-	struct qc_world w = {.size = size, .now = &now, .then = &now};
+	struct qc_world w = {.size = size, .now = &now};
 	int ret = qc_snapshots_read(img, q, &now);
 
 	if (!ret)

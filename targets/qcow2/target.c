@@ -105,13 +105,10 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 	if (snapshot && c->count == 2 && !strcmp(job, "list"))
 		return list(img, q, c->answer);
 	if (!img->writable)
-		return ubd_device_fail(img->dev, -EROFS, "%s is open read-only", img->file.path);
-	if (snapshot && c->count == 3 && !strcmp(job, "create"))
-		return qc_snapshot_create(img, q, c->words[2]);
-	if (snapshot && c->count == 3 && !strcmp(job, "delete"))
-		return qc_snapshot_use(img, q, c->words[2], false);
-	if (snapshot && c->count == 3 && !strcmp(job, "apply"))
-		return qc_snapshot_use(img, q, c->words[2], true);
+		return qc_fail(img, -EROFS, " is open read-only");
+	if (snapshot && c->count == 3 &&
+	    (!strcmp(job, "create") || !strcmp(job, "delete") || !strcmp(job, "apply")))
+		return qc_snapshot(img, q, job, c->words[2]);
 	if (!strcmp(verb, "resize") && c->count == 2 && !ubd_size_parse(job, &size))
 		return qc_resize(img, q, size);
 	if (!strcmp(verb, "repair") && c->count == 1)
