@@ -156,8 +156,6 @@ void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step)
 	img->cache.dirty += !p->dirty;
 	p->dirty = true;
 	p->step = (uint8_t)step;
-	p->is_table = step == STEP_REFS && pos >= img->rt_offset &&
-		      pos - img->rt_offset < (uint64_t)img->rt_clusters << img->cluster_bits;
 }
 
 int qc_meta_new(struct qc_image *img, uint64_t pos, uint8_t **data)

@@ -66,8 +66,7 @@ struct batch {
 	struct qc_page **pages; /* by step, then by place */
 	uint8_t *copies;	/* in that order */
 	unsigned count;
-	bool table; /* the refcount table is among them */
-	struct qc_ranges freed;
+	unsigned ends[NR_STEPS]; /* where in that order each step ends */
 };
 
 static int by_step_and_place(const void *a, const void *b)
@@ -77,6 +76,14 @@ static int by_step_and_place(const void *a, const void *b)
 	if (p->now != o->now)
 		return p->now < o->now ? -1 : 1;
 	return p->pos < o->pos ? -1 : p->pos > o->pos;
+}
+
+static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
+{
+	for (size_t i = 0; i < from->count; i++)
+		qc_ranges_add(to, from->items[i].first, from->items[i].count);
+	free(from->items);
+	*from = (struct qc_ranges){0};
 }
 
 /* Lock held: a copy of everything that has changed. */
@@ -97,19 +104,20 @@ static int collect(struct qc_image *img, struct batch *b)
 		if (!p->dirty)
 			continue;
 		b->pages[b->count++] = p;
-		b->table |= p->is_table;
-		p->now = p->fresh ? STEP_FRESH : p->step;
+		p->now = p->fresh ? STEP_REFS : p->step;
 		p->writing = true;
 		p->dirty = false;
 	}
 	img->cache.dirty = 0;
 	if (b->count)
 		qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
-	for (unsigned i = 0; i < b->count; i++)
+	for (unsigned i = 0; i < b->count; i++) {
 		memcpy(b->copies + ((size_t)i << img->cache.page_bits), b->pages[i]->data,
 		       page_size(img));
-	img->committing = img->freed;
-	img->freed = (struct qc_ranges){0};
+		for (unsigned s = b->pages[i]->now; s < NR_STEPS; s++)
+			b->ends[s] = i + 1;
+	}
+	move_ranges(&img->committing, &img->freed);
 	qc_journal_begin(img);
 	return 0;
 }
@@ -139,56 +147,41 @@ static int sync_files(struct qc_image *img, struct ubd_queue *q)
 	return ret ? ret : qc_file_sync(&img->file, q);
 }
 
-/* Returns how many steps are durable. */
+/* One step after the other; *steps of them are durable. */
 static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
-		       const unsigned *ends, int *steps)
+		       unsigned *steps)
 {
-	int ret = write_pages(img, q, b, 0, ends[STEP_FRESH]);
+	int ret = 0;
 
-	*steps = 0;
-	if (!ret && b->table && ends[STEP_FRESH])
-		ret = sync_files(img, q);
-	if (!ret)
-		ret = write_pages(img, q, b, ends[STEP_FRESH], ends[STEP_REFS]);
-	if (!ret)
-		ret = sync_files(img, q);
-	if (ret)
-		return ret;
-	*steps = 1;
-	ret = write_pages(img, q, b, ends[STEP_REFS], ends[STEP_MAP]);
-	return ret ? ret : sync_files(img, q);
-}
+	for (*steps = 0; *steps < NR_STEPS && !ret; *steps += !ret) {
+		unsigned from = *steps ? b->ends[*steps - 1] : 0;
 
-static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
-{
-	for (size_t i = 0; i < from->count; i++)
-		qc_ranges_add(to, from->items[i].first, from->items[i].count);
-	free(from->items);
-	*from = (struct qc_ranges){0};
+		/* Seldom anything but a sync more, which others' writes would make expensive. */
+		if (*steps == STEP_TABLE && from == b->ends[STEP_TABLE])
+			continue;
+		ret = write_pages(img, q, b, from, b->ends[*steps]);
+		if (!ret)
+			ret = sync_files(img, q);
+	}
+	return ret;
 }
 
 /* Lock held. */
-static void finish_batch(struct qc_image *img, struct batch *b, const unsigned *ends, int ret,
-			 int steps)
+static void finish_batch(struct qc_image *img, struct batch *b, int ret, unsigned steps)
 {
 	for (unsigned i = 0; i < b->count; i++) {
 		struct qc_page *p = b->pages[i];
 
 		p->writing = false;
-		/* Once step 1 is durable, something on disk may point at what was fresh. */
-		if (steps && i < ends[STEP_FRESH])
+		/* Something on disk may point at what was fresh when the first step is durable. */
+		if (steps > STEP_REFS && p->now == STEP_REFS)
 			p->fresh = false;
-		if (ret && !p->dirty) {
-			p->dirty = true;
-			img->cache.dirty++;
-		}
+		img->cache.dirty += ret && !p->dirty;
+		p->dirty |= ret != 0;
 	}
-	if (!ret) {
+	if (!ret)
 		img->commits_done = img->commits_begun;
-		move_ranges(&img->limbo, &img->committing);
-	} else {
-		move_ranges(&img->freed, &img->committing);
-	}
+	move_ranges(ret ? &img->freed : &img->limbo, &img->committing);
 	qc_journal_end(img, !ret);
 	free(b->pages);
 	free(b->copies);
@@ -196,7 +189,7 @@ static void finish_batch(struct qc_image *img, struct batch *b, const unsigned *
 
 /* ---- Free clusters ------------------------------------------------------------------------- */
 
-static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, bool *last)
+static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 {
 	uint64_t count;
 	int ret = qc_ref_get(img, tx, cluster, &count);
@@ -206,44 +199,33 @@ static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, bool 
 	if (!count)
 		return qc_damaged(img, "the refcount of a cluster that was in use",
 				  cluster << img->cluster_bits);
-	*last = count == 1;
 	ret = qc_ref_set(img, tx, cluster, count - 1);
-	if (!ret && *last)
+	if (!ret && count == 1)
 		img->hint = MIN(img->hint, cluster);
 	return ret;
-}
-
-/* Whether the file has other uses for the cluster. 1: no. */
-static int is_last(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
-{
-	uint64_t count;
-	int ret = qc_ref_get(img, tx, cluster, &count);
-
-	return ret ? ret : count == 1;
 }
 
 /* First the hole, then the refcount: a cluster that can be allocated is nobody else's. */
 static int release_range(struct qc_image *img, struct ubd_queue *q, const struct qc_range *r)
 {
-	uint64_t at = r->first, end = r->first + r->count, run = at;
+	uint64_t at = r->first, end = r->first + r->count, run = at, count;
 
 	while (at < end) {
 		struct qc_tx tx = {0};
-		bool last;
 		int ret;
 
 		for (run = at; run < end; run++) {
-			QC_TRANSACTION(img, q, &tx, ret, is_last(img, &tx, run));
-			if (ret < 0)
+			QC_TRANSACTION(img, q, &tx, ret, qc_ref_get(img, &tx, run, &count));
+			if (ret)
 				return ret;
-			if (!ret)
+			if (count != 1)
 				break;
 		}
 		if (run > at && img->file.b.can_punch)
 			qc_file_punch(&img->file, q, at << img->cluster_bits,
 				      (run - at) << img->cluster_bits);
 		for (run = MAX(run, at + 1); at < run; at++) {
-			QC_TRANSACTION(img, q, &tx, ret, unref(img, &tx, at, &last));
+			QC_TRANSACTION(img, q, &tx, ret, unref(img, &tx, at));
 			if (ret)
 				return ret;
 		}
@@ -262,19 +244,14 @@ static void release(struct qc_image *img, struct ubd_queue *q)
 
 	pthread_mutex_lock(&img->lock);
 	now = atomic_load(&img->epoch) & 1;
-	if (img->leaving.count && !atomic_load(&img->inflight[img->leaving_epoch])) {
-		ready = img->leaving;
-		img->leaving = (struct qc_ranges){0};
-	}
+	if (!atomic_load(&img->inflight[img->leaving_epoch]))
+		move_ranges(&ready, &img->leaving);
 	if (!img->leaving.count && img->limbo.count && !atomic_load(&img->inflight[now ^ 1])) {
-		img->leaving = img->limbo;
+		move_ranges(&img->leaving, &img->limbo);
 		img->leaving_epoch = now;
-		img->limbo = (struct qc_ranges){0};
 		atomic_store(&img->epoch, now ^ 1);
-		if (!ready.count && !atomic_load(&img->inflight[now])) {
-			ready = img->leaving;
-			img->leaving = (struct qc_ranges){0};
-		}
+		if (!atomic_load(&img->inflight[now]))
+			move_ranges(&ready, &img->leaving);
 	}
 	pthread_mutex_unlock(&img->lock);
 	for (size_t i = 0; i < ready.count; i++)
@@ -288,20 +265,17 @@ static void release(struct qc_image *img, struct ubd_queue *q)
 int qc_commit_locked(struct qc_image *img, struct ubd_queue *q)
 {
 	struct batch b = {0};
-	unsigned ends[NR_STEPS] = {0};
-	int ret, steps = 0;
+	unsigned steps;
+	int ret;
 
 	pthread_mutex_lock(&img->lock);
 	ret = collect(img, &b);
-	for (unsigned i = 0; i < b.count; i++)
-		for (unsigned s = b.pages[i]->now; s < NR_STEPS; s++)
-			ends[s] = i + 1;
 	pthread_mutex_unlock(&img->lock);
 	if (ret)
 		return ret;
-	ret = write_batch(img, q, &b, ends, &steps);
+	ret = write_batch(img, q, &b, &steps);
 	pthread_mutex_lock(&img->lock);
-	finish_batch(img, &b, ends, ret, steps);
+	finish_batch(img, &b, ret, steps);
 	pthread_mutex_unlock(&img->lock);
 	if (!ret)
 		release(img, q);

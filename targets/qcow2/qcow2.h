@@ -42,8 +42,8 @@ struct qc_waiter {
 
 /* When a commit writes a page: everything of a step is durable before the next begins. */
 enum qc_step {
-	STEP_FRESH, /* tables that nothing on disk points at yet */
-	STEP_REFS,  /* refcounts, which may be too high but never too low */
+	STEP_REFS,  /* refcounts, which may be too high but never too low; all fresh tables */
+	STEP_TABLE, /* the refcount table, which points at blocks */
 	STEP_MAP,   /* L1 and L2 tables: what a reader follows */
 	NR_STEPS,
 };
@@ -55,11 +55,10 @@ struct qc_page {
 	struct qc_page *newer, *older;
 	bool loading, failed;
 	bool dirty;
-	bool writing;  /* a commit has a copy of it on its way: not to be evicted */
-	bool fresh;    /* of a table that nothing on disk points at yet */
-	uint8_t step;  /* enum qc_step, once it is no longer fresh */
-	uint8_t now;   /* the step of the copy on its way */
-	bool is_table; /* of the refcount table: new blocks must be durable before it */
+	bool writing; /* a commit has a copy of it on its way: not to be evicted */
+	bool fresh;   /* of a table that nothing on disk points at yet */
+	uint8_t step; /* enum qc_step, once it is no longer fresh */
+	uint8_t now;  /* the step of the copy on its way */
 };
 
 struct qc_cache {

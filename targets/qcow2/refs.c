@@ -180,7 +180,7 @@ static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 		qc_meta_dirty(img, at, STEP_REFS);
 	}
 	put64(table, pos);
-	qc_meta_dirty(img, table_pos, STEP_REFS);
+	qc_meta_dirty(img, table_pos, STEP_TABLE);
 	img->zero_from = MAX(img->zero_from, cluster + 1);
 	ret = find_entry(img, tx, cluster, &own_pos, &own, &i);
 	if (ret || !own)
