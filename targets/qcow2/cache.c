@@ -34,7 +34,7 @@ void qc_wake(struct qc_image *img, struct ubd_queue *q)
 
 /* ---- The list and the hash ----------------------------------------------------------------- */
 
-static struct qc_page **chain(struct qc_cache *c, uint64_t pos)
+static struct qc_chain *chain(struct qc_cache *c, uint64_t pos)
 {
 	uint64_t n = pos >> c->page_bits;
 
@@ -43,64 +43,33 @@ static struct qc_page **chain(struct qc_cache *c, uint64_t pos)
 
 static struct qc_page *find(struct qc_cache *c, uint64_t pos)
 {
-	struct qc_page *p = *chain(c, pos);
+	struct qc_page *p;
 
-	while (p && p->pos != pos)
-		p = p->next;
+	LIST_FOREACH(p, chain(c, pos), chain)
+		if (p->pos == pos)
+			break;
 	return p;
-}
-
-static void unlink_age(struct qc_cache *c, struct qc_page *p)
-{
-	if (p->newer)
-		p->newer->older = p->older;
-	else
-		c->newest = p->older;
-	if (p->older)
-		p->older->newer = p->newer;
-	else
-		c->oldest = p->newer;
-}
-
-static void link_newest(struct qc_cache *c, struct qc_page *p)
-{
-	p->newer = NULL;
-	p->older = c->newest;
-	if (c->newest)
-		c->newest->newer = p;
-	else
-		c->oldest = p;
-	c->newest = p;
 }
 
 static void remove_page(struct qc_cache *c, struct qc_page *p)
 {
-	struct qc_page **at = chain(c, p->pos);
-
-	while (*at != p)
-		at = &(*at)->next;
-	*at = p->next;
-	unlink_age(c, p);
+	LIST_REMOVE(p, chain);
+	TAILQ_REMOVE(&c->by_age, p, age);
 	c->count--;
 	c->dirty -= p->dirty;
 	free(p->data);
 	free(p);
 }
 
-static bool evictable(const struct qc_page *p)
-{
-	return !p->loading && !p->dirty && !p->writing;
-}
-
 /* Dirty pages stay: transactions ask for a commit long before they fill the cache. */
 static void make_room(struct qc_cache *c)
 {
-	struct qc_page *p = c->oldest;
+	struct qc_page *p = TAILQ_LAST(&c->by_age, qc_ages);
 
 	for (unsigned tries = 64; p && tries && c->count >= c->max; tries--) {
-		struct qc_page *newer = p->newer;
+		struct qc_page *newer = TAILQ_PREV(p, qc_ages, age);
 
-		if (evictable(p))
+		if (!p->loading && !p->dirty && !p->writing)
 			remove_page(c, p);
 		p = newer;
 	}
@@ -114,17 +83,14 @@ static struct qc_page *add_page(struct qc_image *img, uint64_t pos)
 
 	make_room(c);
 	p = calloc(1, sizeof(*p));
-	if (!p)
-		return NULL;
-	if (posix_memalign(&data, MAX(page_size(img), 512u), page_size(img))) {
+	if (!p || posix_memalign(&data, MAX(page_size(img), 512u), page_size(img))) {
 		free(p);
 		return NULL;
 	}
 	p->pos = pos;
 	p->data = data;
-	p->next = *chain(c, pos);
-	*chain(c, pos) = p;
-	link_newest(c, p);
+	LIST_INSERT_HEAD(chain(c, pos), p, chain);
+	TAILQ_INSERT_HEAD(&c->by_age, p, age);
 	c->count++;
 	return p;
 }
@@ -142,9 +108,9 @@ uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos)
 		tx->page = pos - at;
 		return NULL;
 	}
-	if (p != c->newest) {
-		unlink_age(c, p);
-		link_newest(c, p);
+	if (p != TAILQ_FIRST(&c->by_age)) {
+		TAILQ_REMOVE(&c->by_age, p, age);
+		TAILQ_INSERT_HEAD(&c->by_age, p, age);
 	}
 	return p->data + at;
 }
@@ -240,14 +206,15 @@ int qc_cache_init(struct qc_image *img, uint64_t bytes)
 	while (buckets < c->max)
 		buckets *= 2;
 	c->hash_mask = (unsigned)(buckets - 1);
+	TAILQ_INIT(&c->by_age);
 	c->hash = calloc(buckets, sizeof(*c->hash));
 	return c->hash ? 0 : -ENOMEM;
 }
 
 void qc_cache_drop(struct qc_image *img)
 {
-	while (img->cache.newest)
-		remove_page(&img->cache, img->cache.newest);
+	while (!TAILQ_EMPTY(&img->cache.by_age))
+		remove_page(&img->cache, TAILQ_FIRST(&img->cache.by_age));
 }
 
 void qc_cache_forget(struct qc_image *img, uint64_t pos, uint64_t len)

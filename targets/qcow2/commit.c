@@ -80,16 +80,23 @@ static int by_step_and_place(const void *a, const void *b)
 
 static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
 {
-	for (size_t i = 0; i < from->count; i++)
-		qc_ranges_add(to, from->items[i].first, from->items[i].count);
-	free(from->items);
+	struct qc_ranges all = *from;
+
 	*from = (struct qc_ranges){0};
+	if (!to->count) {
+		*to = all;
+		return;
+	}
+	for (size_t i = 0; i < all.count; i++)
+		qc_ranges_add(to, all.items[i].first, all.items[i].count);
+	free(all.items);
 }
 
 /* Lock held: a copy of everything that has changed. */
 static int collect(struct qc_image *img, struct batch *b)
 {
 	unsigned n = img->cache.dirty;
+	struct qc_page *p;
 
 	img->commits_begun++;
 	if (n) {
@@ -100,7 +107,7 @@ static int collect(struct qc_image *img, struct batch *b)
 			return -ENOMEM;
 		}
 	}
-	for (struct qc_page *p = img->cache.newest; p && b->count < n; p = p->older) {
+	TAILQ_FOREACH(p, &img->cache.by_age, age) {
 		if (!p->dirty)
 			continue;
 		b->pages[b->count++] = p;
@@ -156,7 +163,7 @@ static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct b
 	for (*steps = 0; *steps < NR_STEPS && !ret; *steps += !ret) {
 		unsigned from = *steps ? b->ends[*steps - 1] : 0;
 
-		/* Seldom anything but a sync more, which others' writes would make expensive. */
+		/* Rarely anything: no sync for what others have written meanwhile. */
 		if (*steps == STEP_TABLE && from == b->ends[STEP_TABLE])
 			continue;
 		ret = write_pages(img, q, b, from, b->ends[*steps]);

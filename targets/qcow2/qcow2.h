@@ -21,6 +21,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "file.h"
 #include "format.h"
@@ -51,8 +52,8 @@ enum qc_step {
 struct qc_page {
 	uint64_t pos; /* in the file */
 	uint8_t *data;
-	struct qc_page *next; /* in the hash chain */
-	struct qc_page *newer, *older;
+	LIST_ENTRY(qc_page) chain; /* of the hash */
+	TAILQ_ENTRY(qc_page) age;
 	bool loading, failed;
 	bool dirty;
 	bool writing; /* a commit has a copy of it on its way: not to be evicted */
@@ -64,9 +65,9 @@ struct qc_page {
 struct qc_cache {
 	unsigned page_bits;
 	unsigned max, count, dirty;
-	struct qc_page **hash;
+	LIST_HEAD(qc_chain, qc_page) * hash;
 	unsigned hash_mask;
-	struct qc_page *newest, *oldest;
+	TAILQ_HEAD(qc_ages, qc_page) by_age; /* the newest first */
 };
 
 /* What a transaction that returned -EAGAIN waits for. */
@@ -91,7 +92,7 @@ struct qc_ranges {
 /* Guest clusters whose mapping a request is changing. */
 struct qc_busy {
 	uint64_t first, count;
-	struct qc_busy *next;
+	LIST_ENTRY(qc_busy) others;
 };
 
 /* ---- An image ------------------------------------------------------------------------------ */
@@ -129,7 +130,7 @@ struct qc_image {
 	pthread_mutex_t lock; /* what follows */
 	struct qc_waiter *waiters;
 	struct qc_cache cache;
-	struct qc_busy *busy;
+	LIST_HEAD(, qc_busy) busy;
 	_Atomic bool broken;	     /* metadata found damaged: nothing is allocated any more */
 	_Atomic bool marked;	     /* the file says that it is in use (dirty bit) */
 	uint64_t hint;		     /* no free host cluster below */

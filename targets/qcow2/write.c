@@ -25,27 +25,12 @@ struct run {
 
 bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count)
 {
-	for (const struct qc_busy *b = img->busy; b; b = b->next)
+	const struct qc_busy *b;
+
+	LIST_FOREACH(b, &img->busy, others)
 		if (first < b->first + b->count && b->first < first + count)
 			return true;
 	return false;
-}
-
-static void set_busy(struct qc_image *img, struct run *r)
-{
-	r->busy = (struct qc_busy){r->guest, r->count, img->busy};
-	img->busy = &r->busy;
-}
-
-static void clear_busy(struct qc_image *img, struct ubd_queue *q, struct run *r)
-{
-	struct qc_busy **at = &img->busy;
-
-	while (*at != &r->busy)
-		at = &(*at)->next;
-	*at = r->busy.next;
-	if (img->waiters)
-		qc_wake(img, q);
 }
 
 /* ---- Planning, under the lock -------------------------------------------------------------- */
@@ -138,7 +123,8 @@ static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct
 	if (ret)
 		return ret;
 	r->len = whole ? r->count << img->cluster_bits : MIN(len, cluster_size(img) - at);
-	set_busy(img, r);
+	r->busy = (struct qc_busy){.first = r->guest, .count = r->count};
+	LIST_INSERT_HEAD(&img->busy, &r->busy, others);
 	return 0;
 }
 
@@ -299,7 +285,8 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 	pthread_mutex_lock(&img->lock);
 	if (ret && r->taken)
 		qc_unalloc(img, r->host >> img->cluster_bits, r->count);
-	clear_busy(img, q, r);
+	LIST_REMOVE(&r->busy, others);
+	qc_wake(img, q);
 	pthread_mutex_unlock(&img->lock);
 	return ret;
 }
