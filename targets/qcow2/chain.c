@@ -4,7 +4,6 @@
 #include "qcow2.h"
 
 #include <errno.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -14,17 +13,13 @@
 /* A name in an image, as seen from the image's directory. NULL: out of memory. */
 static char *resolve(const char *image, const char *name)
 {
-	char *path = NULL, *copy;
+	const char *slash = strrchr(image, '/');
+	int dir = slash ? (int)(slash + 1 - image) : 0;
+	char *path;
 
 	if (!strncmp(name, "file:", 5))
 		name += 5;
-	if (*name == '/')
-		return strdup(name);
-	copy = strdup(image);
-	if (copy && asprintf(&path, "%s/%s", dirname(copy), name) < 0)
-		path = NULL;
-	free(copy);
-	return path;
+	return asprintf(&path, "%.*s%s", *name == '/' ? 0 : dir, image, name) < 0 ? NULL : path;
 }
 
 /* "nbd://…", "json:…": QEMU's words for what is not a file. */
@@ -33,21 +28,6 @@ static bool is_protocol(const char *name)
 	size_t word = strcspn(name, ":/");
 
 	return name[word] == ':' && strncmp(name, "file:", 5) != 0;
-}
-
-static bool looks_like_qcow2(struct qc_file *f, int *err)
-{
-	uint8_t *first;
-	bool yes;
-
-	if (posix_memalign((void **)&first, 4096, 4096)) {
-		*err = -ENOMEM;
-		return false;
-	}
-	*err = qc_file_read(f, NULL, first, 4096, 0);
-	yes = get32(first) == QCOW2_MAGIC;
-	free(first);
-	return yes;
 }
 
 /* ---- One image ----------------------------------------------------------------------------- */
@@ -96,10 +76,8 @@ static int open_data_file(struct qc_image *img, const struct qc_options *o)
 	if (!img->external)
 		return 0;
 	if (!name)
-		return ubd_device_fail(img->dev, -EINVAL,
-				       "%s needs a data file and does not name it: give it with "
-				       "--data-file",
-				       img->file.path);
+		return qc_fail(img, -EINVAL,
+			       " needs a data file and does not name it: give it with --data-file");
 	path = o->data_file ? strdup(name) : resolve(img->file.path, name);
 	if (!path)
 		return -ENOMEM;
@@ -111,7 +89,6 @@ static int open_data_file(struct qc_image *img, const struct qc_options *o)
 
 static int select_snapshot(struct qc_image *img, const char *name)
 {
-	unsigned shift = img->cluster_bits + l2_bits(img);
 	struct qc_snapshots all;
 	const struct qc_snapshot *s;
 	int ret = qc_snapshots_read(img, NULL, &all);
@@ -120,13 +97,10 @@ static int select_snapshot(struct qc_image *img, const char *name)
 		return ret;
 	s = qc_snapshot_find(&all, name);
 	if (!s) {
-		ret = ubd_device_fail(img->dev, -ENOENT, "%s has no snapshot '%s'", img->file.path,
-				      name);
-	} else if (s->l1_offset & (cluster_size(img) - 1) || !s->l1_offset || !s->size ||
-		   s->size > (uint64_t)INT64_MAX || s->l1_entries > MAX_L1_BYTES / 8 ||
-		   (s->size - 1) >> shift >= s->l1_entries) {
-		ret = ubd_device_fail(img->dev, -EINVAL, "%s: its snapshot '%s' is damaged",
-				      img->file.path, name);
+		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
+	} else if (!s->size || s->size > MAX_DISK ||
+		   !qc_l1_fits(img, s->l1_offset, s->l1_entries, s->size)) {
+		ret = qc_fail(img, -EINVAL, ": its snapshot '%s' is damaged", name);
 	} else {
 		img->l1_offset = s->l1_offset;
 		img->l1_entries = s->l1_entries;
@@ -146,11 +120,9 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 		img->file.b.is_block ? UINT64_MAX : clusters_for(img, atomic_load(&img->file.end));
 	img->end_at_open = atomic_load(&img->file.end);
 	if (img->incompatible & INCOMPAT_CORRUPT && !o->repair)
-		return ubd_device_fail(
-			img->dev, -EIO,
-			"%s is marked as corrupt: open it with --read-only, or repair "
-			"it with qemu-img check -r all",
-			img->file.path);
+		return qc_fail(img, -EIO,
+			       " is marked as corrupt: open it with --read-only, or repair it with "
+			       "qemu-img check -r all");
 	if (img->version < 3 && o->journal)
 		img->commit_first = true; /* nothing in the header could vouch for a journal */
 	else if (o->journal)
@@ -187,41 +159,30 @@ static int open_qcow2(struct qc_image *img, const struct qc_options *o)
 
 /* ---- The chain ----------------------------------------------------------------------------- */
 
-struct opening {
-	struct ubd_device *dev;
-	const struct qc_options *options;
-	struct {
-		dev_t dev;
-		ino_t ino;
-	} seen[MAX_CHAIN];
-	unsigned depth;
-};
-
-static int check_loop(struct opening *o, const char *path)
+/* The image at path is to come under those from `top` on: not itself once more, nor too many. */
+static int check_loop(const struct qc_image *top, struct ubd_device *dev, const char *path)
 {
-	struct stat st;
+	struct stat st, seen;
+	unsigned depth = 0;
 
 	if (stat(path, &st) < 0)
-		return ubd_device_fail(o->dev, -errno, "cannot open %s: %s", path, strerror(errno));
-	for (unsigned i = 0; i < o->depth; i++)
-		if (o->seen[i].dev == st.st_dev && o->seen[i].ino == st.st_ino)
-			return ubd_device_fail(o->dev, -ELOOP,
-					       "%s is its own backing file, directly or through "
-					       "others",
-					       path);
-	if (o->depth == MAX_CHAIN)
-		return ubd_device_fail(o->dev, -ELOOP,
-				       "%s: more than %u images stand on one another", path,
-				       MAX_CHAIN);
-	o->seen[o->depth].dev = st.st_dev;
-	o->seen[o->depth++].ino = st.st_ino;
+		return ubd_device_fail(dev, -errno, "cannot open %s: %s", path, strerror(errno));
+	for (; top; top = top->backing, depth++)
+		if (!fstat(top->file.b.fd, &seen) && seen.st_dev == st.st_dev &&
+		    seen.st_ino == st.st_ino)
+			return ubd_device_fail(
+				dev, -ELOOP,
+				"%s is its own backing file, directly or through others", path);
+	if (depth == MAX_CHAIN)
+		return ubd_device_fail(dev, -ELOOP, "%s: more than %u images stand on one another",
+				       path, MAX_CHAIN);
 	return 0;
 }
 
-static int open_one(struct opening *o, struct qc_image **out, const char *path, const char *format,
-		    bool writable)
+static int open_one(struct qc_image **out, struct ubd_device *dev, const char *path,
+		    const char *format, bool writable, const struct qc_options *o)
 {
-	struct qc_options options = *o->options;
+	uint8_t first[4096] __attribute__((aligned(4096)));
 	struct qc_image *img = calloc(1, sizeof(*img));
 	bool qcow2 = format && !strcmp(format, "qcow2");
 	int ret;
@@ -229,49 +190,50 @@ static int open_one(struct opening *o, struct qc_image **out, const char *path, 
 	if (!img)
 		return -ENOMEM;
 	pthread_mutex_init(&img->lock, NULL);
-	img->dev = o->dev;
+	img->dev = dev;
 	img->writable = writable;
 	img->data = &img->file;
 	img->file.b.fd = img->data_file.b.fd = -1;
 	*out = img;
-	if (o->depth > 1) {
-		options.snapshot = options.data_file = NULL;
-		options.cache_bytes = 0;
+	ret = open_file(&img->file, dev, path, writable, !qcow2, o);
+	if (!ret && !format) {
+		ret = qc_file_read(&img->file, NULL, first, sizeof(first), 0);
+		qcow2 = get32(first) == QCOW2_MAGIC;
 	}
-	ret = open_file(&img->file, o->dev, path, writable, !qcow2, &options);
-	if (!ret && !format)
-		qcow2 = looks_like_qcow2(&img->file, &ret);
 	if (ret)
 		return ret;
 	if (qcow2)
-		return open_qcow2(img, &options);
+		return open_qcow2(img, o);
 	img->raw = true;
 	img->size = atomic_load(&img->file.end);
 	return 0;
 }
 
-static int open_below(struct opening *o, struct qc_image *img)
+static int open_below(struct qc_image *top, struct qc_image *img, const struct qc_options *o)
 {
+	static const char *const formats[] = {"qcow2", "raw", "host_device", "file"};
 	const char *format = img->backing_format;
+	bool known = !format;
 	char *path;
 	int ret;
 
 	if (is_protocol(img->backing_name))
-		return ubd_device_fail(o->dev, -EOPNOTSUPP,
-				       "%s stands on '%s', which is not a file or block device",
-				       img->file.path, img->backing_name);
-	if (format && strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0 &&
-	    strcmp(format, "host_device") != 0 && strcmp(format, "file") != 0)
-		return ubd_device_fail(o->dev, -EOPNOTSUPP,
-				       "%s stands on %s, of format '%s': only qcow2 and raw are "
-				       "supported",
-				       img->file.path, img->backing_name, format);
+		return qc_fail(img, -EOPNOTSUPP,
+			       " stands on '%s', which is not a file or block device",
+			       img->backing_name);
+	for (unsigned i = 0; i < sizeof(formats) / sizeof(*formats) && !known; i++)
+		known = !strcmp(format, formats[i]);
+	if (!known)
+		return qc_fail(img, -EOPNOTSUPP,
+			       " stands on %s, of format '%s': only qcow2 and raw are supported",
+			       img->backing_name, format);
 	path = resolve(img->file.path, img->backing_name);
 	if (!path)
 		return -ENOMEM;
-	ret = check_loop(o, path);
+	ret = check_loop(top, img->dev, path);
 	if (!ret)
-		ret = open_one(o, &img->backing, path, format, false);
+		ret = open_one(&img->backing, img->dev, path, format, false,
+			       &(struct qc_options){.direct = o->direct});
 	free(path);
 	return ret;
 }
@@ -279,14 +241,11 @@ static int open_below(struct opening *o, struct qc_image *img)
 int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *path, bool writable,
 		  const struct qc_options *options)
 {
-	struct opening o = {.dev = dev, .options = options};
 	struct qc_image *top = NULL;
-	int ret = check_loop(&o, path);
+	int ret = open_one(&top, dev, path, "qcow2", writable, options);
 
-	if (!ret)
-		ret = open_one(&o, &top, path, "qcow2", writable);
-	for (struct qc_image *img = top; !ret && img && img->backing_name; img = img->backing)
-		ret = open_below(&o, img);
+	for (struct qc_image *img = top; !ret && img->backing_name; img = img->backing)
+		ret = open_below(top, img, options);
 	if (!ret && writable)
 		ret = make_writable(top, options);
 	if (ret) {

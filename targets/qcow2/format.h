@@ -59,6 +59,7 @@ enum {
 #define MAX_SNAPSHOTS 65536u
 #define MAX_SNAPSHOT_TABLE (64u << 20)
 #define MAX_CHAIN 60
+#define MAX_DISK (INT64_MAX - (4ull << 20))
 
 /* A snapshot table entry's fixed part. */
 enum {

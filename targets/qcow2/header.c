@@ -19,14 +19,14 @@ int qc_damaged(struct qc_image *img, const char *what, uint64_t where)
 /* What the header says of this cannot be. */
 static int bad(struct qc_image *img, const char *what, uint64_t value)
 {
-	return ubd_device_fail(img->dev, -EINVAL, "%s: the header is damaged: %s of %llu",
-			       img->file.path, what, (unsigned long long)value);
+	return qc_fail(img, -EINVAL, ": the header is damaged: %s of %llu", what,
+		       (unsigned long long)value);
 }
 
 static int unknown(struct qc_image *img, const char *what, uint64_t value)
 {
-	return ubd_device_fail(img->dev, -EINVAL, "%s: %s %#llx is not known to this version",
-			       img->file.path, what, (unsigned long long)value);
+	return qc_fail(img, -EINVAL, ": %s %#llx is not known to this version", what,
+		       (unsigned long long)value);
 }
 
 /* ---- Fields -------------------------------------------------------------------------------- */
@@ -65,8 +65,7 @@ static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *leng
 static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 {
 	if (get32(h + HDR_MAGIC) != QCOW2_MAGIC)
-		return ubd_device_fail(img->dev, -EINVAL, "%s is not a qcow2 image",
-				       img->file.path);
+		return qc_fail(img, -EINVAL, " is not a qcow2 image");
 	img->version = get32(h + HDR_VERSION);
 	if (img->version != 2 && img->version != 3)
 		return unknown(img, "its version", img->version);
@@ -74,11 +73,9 @@ static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 	if (img->cluster_bits < 9 || img->cluster_bits > 21)
 		return bad(img, "a binary logarithm of cluster sizes", img->cluster_bits);
 	if (get32(h + HDR_CRYPT))
-		return ubd_device_fail(
-			img->dev, -EINVAL,
-			"%s is encrypted: encrypted images are not supported; decrypt "
-			"it with qemu-img convert",
-			img->file.path);
+		return qc_fail(img, -EINVAL,
+			       " is encrypted: encrypted images are not supported; decrypt it with "
+			       "qemu-img convert");
 	img->size = get64(h + HDR_SIZE);
 	img->l1_entries = get32(h + HDR_L1_ENTRIES);
 	img->l1_offset = get64(h + HDR_L1_OFFSET);
@@ -103,16 +100,21 @@ static bool table_fits(const struct qc_image *img, uint64_t pos, uint64_t len)
 	       len <= end - pos + cluster_size(img);
 }
 
-static int check_tables(struct qc_image *img)
+bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size)
 {
 	unsigned shift = img->cluster_bits + l2_bits(img);
-	uint64_t needed = (img->size >> shift) + !!(img->size & ((1ull << shift) - 1));
-	uint64_t rt = (uint64_t)img->rt_clusters << img->cluster_bits;
-	uint64_t l1 = (uint64_t)img->l1_entries * 8;
 
-	if (!img->size || img->size > INT64_MAX - (4ull << 20))
+	return entries <= MAX_L1_BYTES / 8 && (size - 1) >> shift < entries &&
+	       table_fits(img, pos, entries * 8ull);
+}
+
+static int check_tables(struct qc_image *img)
+{
+	uint64_t rt = (uint64_t)img->rt_clusters << img->cluster_bits;
+
+	if (!img->size || img->size > MAX_DISK)
 		return bad(img, "a disk's size", img->size);
-	if (l1 > MAX_L1_BYTES || needed > img->l1_entries || !table_fits(img, img->l1_offset, l1))
+	if (!qc_l1_fits(img, img->l1_offset, img->l1_entries, img->size))
 		return bad(img, "an L1 table's place or its entries", img->l1_entries);
 	if (!rt || rt > MAX(MAX_RT_BYTES, cluster_size(img)) ||
 	    !table_fits(img, img->rt_offset, rt))

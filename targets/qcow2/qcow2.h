@@ -212,6 +212,8 @@ static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
 
 /* Read and check the header; sentences go to the device. Blocks. */
 int qc_header_read(struct qc_image *img);
+/* Whether there can be an L1 table at pos, for a disk of that size. */
+bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size);
 /* The fields that change, put into .header. */
 void qc_header_fill(struct qc_image *img, uint8_t *header);
 int qc_header_write(struct qc_image *img, struct ubd_queue *q, const uint8_t *header);

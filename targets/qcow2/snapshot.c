@@ -213,7 +213,7 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 	unsigned block = ubd_device_limits(img->dev)->logical_block;
 	int ret;
 
-	if (!size || size % block || size > INT64_MAX - (4ull << 20))
+	if (!size || size % block || size > MAX_DISK)
 		return ubd_device_fail(img->dev, -EINVAL,
 				       "the disk's size must be a multiple of %u bytes, not %llu",
 				       block, (unsigned long long)size);
