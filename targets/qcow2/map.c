@@ -75,15 +75,16 @@ void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 
 /* ---- Tables -------------------------------------------------------------------------------- */
 
-/* The place of the L2 entry in the file; 0: there is no L2 table. */
-static int entry_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t *place,
-		       bool *own)
+/* The L2 entry, in its page, and its place in the file; 0 and NULL: there is no L2 table. */
+static int find_entry(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t *place,
+		      bool *own, uint8_t **p)
 {
 	uint64_t l1_index = guest >> l2_bits(img), word;
 	uint8_t *l1;
 	int ret;
 
 	*place = 0;
+	*p = NULL;
 	if (l1_index >= img->l1_entries)
 		return 0;
 	l1 = qc_meta(img, tx, img->l1_offset + l1_index * 8);
@@ -97,7 +98,8 @@ static int entry_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, u
 		return ret;
 	*own = word & ENTRY_COPIED;
 	*place = (word & ENTRY_OFFSET) + (guest & ((1ull << l2_bits(img)) - 1)) * entry_size(img);
-	return 0;
+	*p = qc_meta(img, tx, *place);
+	return *p ? 0 : -EAGAIN;
 }
 
 int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc_entry *e)
@@ -105,18 +107,12 @@ int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc
 	uint64_t place;
 	uint8_t *p;
 	bool own;
-	int ret = entry_place(img, tx, guest, &place, &own);
+	int ret = find_entry(img, tx, guest, &place, &own, &p);
 
-	if (ret)
-		return ret;
-	if (!place) {
-		*e = (struct qc_entry){0};
-		return 0;
-	}
-	p = qc_meta(img, tx, place);
-	if (!p)
-		return -EAGAIN;
-	return qc_entry_parse(img, p, e) ? qc_damaged(img, "an L2 entry", place) : 0;
+	*e = (struct qc_entry){0};
+	if (!ret && p && qc_entry_parse(img, p, e))
+		ret = qc_damaged(img, "an L2 entry", place);
+	return ret;
 }
 
 /* Pages of a new table: those of `from`, or empty ones. */
@@ -171,8 +167,8 @@ int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest)
 {
 	uint64_t l1_pos = img->l1_offset + (guest >> l2_bits(img)) * 8, place;
 	bool own;
-	int ret = entry_place(img, tx, guest, &place, &own);
-	uint8_t *l1;
+	uint8_t *l1, *p;
+	int ret = find_entry(img, tx, guest, &place, &own, &p);
 
 	if (ret)
 		return ret;
@@ -183,15 +179,12 @@ int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest)
 		return -EAGAIN;
 	}
 	if (place && own)
-		return qc_meta(img, tx, place) ? 0 : -EAGAIN;
+		return 0;
 	l1 = qc_meta(img, tx, l1_pos);
 	if (!l1)
 		return -EAGAIN;
 	ret = new_table(img, tx, l1, l1_pos, place ? place & ~(cluster_size(img) - 1) : 0);
-	if (ret)
-		return ret;
-	ret = entry_place(img, tx, guest, &place, &own);
-	return ret ? ret : qc_meta(img, tx, place) ? 0 : -EAGAIN;
+	return ret ? ret : find_entry(img, tx, guest, &place, &own, &p);
 }
 
 void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const struct qc_entry *e)
@@ -201,7 +194,7 @@ void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const st
 	uint8_t *p;
 
 	/* All of it is cached: qc_map_prepare() has seen to that. */
-	if (entry_place(img, tx, guest, &place, &own) || !(p = qc_meta(img, tx, place)))
+	if (find_entry(img, tx, guest, &place, &own, &p) || !p)
 		return;
 	put64(p, e->word);
 	if (img->units > 1)
@@ -213,8 +206,8 @@ void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const st
 /* ---- Looking up ---------------------------------------------------------------------------- */
 
 /* What bytes from `offset` on, within one cluster, are; sets kind and place and the length. */
-static int classify(struct qc_image *img, const struct qc_entry *e, uint64_t offset,
-		    struct qc_extent *x)
+static void classify(struct qc_image *img, const struct qc_entry *e, uint64_t offset,
+		     struct qc_extent *x)
 {
 	uint64_t at = offset & (cluster_size(img) - 1), end;
 	unsigned first = (unsigned)(at >> img->unit_bits), unit = first;
@@ -225,7 +218,7 @@ static int classify(struct qc_image *img, const struct qc_entry *e, uint64_t off
 		x->word = e->word;
 		x->at = at;
 		x->len = cluster_size(img) - at;
-		return 0;
+		return;
 	}
 	x->kind = e->zero & bit ? KIND_ZERO : e->alloc & bit ? KIND_DATA : KIND_HOLE;
 	while (unit < img->units && !((e->zero & bit) ^ (e->zero >> (unit - first) & bit)) &&
@@ -234,7 +227,6 @@ static int classify(struct qc_image *img, const struct qc_entry *e, uint64_t off
 	end = (uint64_t)unit << img->unit_bits;
 	x->len = end - at;
 	x->host = e->host + at;
-	return 0;
 }
 
 /* Lock held. One image's answer for up to len bytes, neighbours joined. */
@@ -248,14 +240,15 @@ static int lookup(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint6
 	x->img = img;
 	x->len = 0;
 	if (!ret)
-		ret = classify(img, &e, offset, x);
+		classify(img, &e, offset, x);
 	while (!ret && x->len < len && x->kind != KIND_PACKED &&
 	       (offset + x->len) >> img->cluster_bits <= last) {
 		struct qc_extent next;
 
-		if (qc_map_get(img, tx, (offset + x->len) >> img->cluster_bits, &e) ||
-		    classify(img, &e, offset + x->len, &next) || next.kind != x->kind ||
-		    (x->kind == KIND_DATA && next.host != x->host + x->len))
+		if (qc_map_get(img, tx, (offset + x->len) >> img->cluster_bits, &e))
+			break;
+		classify(img, &e, offset + x->len, &next);
+		if (next.kind != x->kind || (x->kind == KIND_DATA && next.host != x->host + x->len))
 			break;
 		x->len += next.len;
 	}
@@ -276,35 +269,42 @@ static void clip_to_file(struct qc_extent *x)
 		x->len = MIN(x->len, end - x->host);
 }
 
-int qc_find(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len,
+int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t len,
 	    struct qc_extent *x)
 {
-	for (; img; img = img->backing) {
+	for (struct qc_image *img = top; img; img = img->backing) {
 		struct qc_tx tx = {0};
-		int ret;
+		int ret = 0;
 
-		if (offset >= img->size && img->raw)
-			break;
-		if (img->raw) {
-			*x = (struct qc_extent){
-				.kind = KIND_DATA, .img = img, .len = len, .host = offset};
-			x->len = MIN(len, img->size - offset);
-			clip_to_file(x);
-			return 0;
+		/* A backing that is smaller than its overlay reads as zeroes behind its end. */
+		if (img != top || img->raw) {
+			if (offset >= img->size)
+				break;
+			len = MIN(len, img->size - offset);
 		}
-		QC_TRANSACTION(img, q, &tx, ret, lookup(img, &tx, offset, len, x));
+		*x = (struct qc_extent){.kind = KIND_DATA, .img = img, .len = len, .host = offset};
+		if (!img->raw)
+			QC_TRANSACTION(img, q, &tx, ret, lookup(img, &tx, offset, len, x));
 		if (ret)
 			return ret;
 		clip_to_file(x);
 		if (x->kind != KIND_HOLE)
 			return 0;
 		len = x->len;
-		/* A backing that is smaller than its overlay reads as zeroes behind its end. */
-		if (img->backing && offset >= img->backing->size)
-			break;
-		if (img->backing)
-			len = MIN(len, img->backing->size - offset);
 	}
-	*x = (struct qc_extent){.kind = KIND_ZERO, .img = img, .len = len};
+	*x = (struct qc_extent){.kind = KIND_ZERO, .img = top, .len = len};
 	return 0;
+}
+
+int qc_is_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len)
+{
+	struct qc_extent x;
+
+	for (; len; offset += x.len, len -= x.len) {
+		int ret = qc_find(img, q, offset, len, &x);
+
+		if (ret || x.kind != KIND_ZERO)
+			return ret;
+	}
+	return 1;
 }

@@ -309,6 +309,8 @@ struct qc_extent {
 /* Where [offset, offset + at most len) lies, down the chain; never KIND_HOLE. [awaits] */
 int qc_find(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len,
 	    struct qc_extent *e);
+/* Whether all of it reads as zeroes. 1, 0 or -errno. [awaits] */
+int qc_is_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len);
 
 /* ---- refs.c -------------------------------------------------------------------------------- */
 

@@ -52,30 +52,17 @@ static int check_host(struct qc_image *img, uint64_t guest, const struct qc_entr
 		       : qc_damaged(img, "a guest cluster's place", e->host);
 }
 
-/* Whether bytes [from, to) of a cluster can be written where they lie. */
-static bool writable_in_place(const struct qc_image *img, const struct qc_entry *e, uint64_t from,
-			      uint64_t to)
+/* Whether bytes [from, to) of a cluster can be written where they lie. 1, 0 or -errno. */
+static int in_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t from,
+		    uint64_t to, struct qc_entry *e)
 {
 	uint32_t need = units_of(img, from, to);
+	int ret = qc_map_get(img, tx, guest, e);
 
-	return e->has_host && e->copied && !e->packed && (e->alloc & need) == need;
-}
-
-/* Clusters that follow the first, in place as well and side by side. */
-static void extend_in_place(struct qc_image *img, struct qc_tx *tx, struct run *r, uint64_t len)
-{
-	while (r->len < len) {
-		uint64_t more = MIN(len - r->len, cluster_size(img));
-		struct qc_entry e;
-
-		if (qc_map_get(img, tx, r->guest + r->count, &e) ||
-		    !writable_in_place(img, &e, 0, more) ||
-		    check_host(img, r->guest + r->count, &e) ||
-		    e.host != r->host + (r->count << img->cluster_bits))
-			break;
-		r->count++;
-		r->len += more;
-	}
+	if (ret || !e->has_host || !e->copied || e->packed || (e->alloc & need) != need)
+		return ret;
+	ret = check_host(img, guest, e);
+	return ret ? ret : 1;
 }
 
 /* How many clusters from the first on are to be written whole, to new places, at once. */
@@ -106,17 +93,16 @@ static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct
 	ret = qc_map_prepare(img, tx, r->guest);
 	if (ret)
 		return ret;
-	r->count = 1;
 	if (r->old.has_host && r->old.copied) {
 		r->host = r->old.host;
 		ret = check_host(img, r->guest, &r->old);
-	} else if (img->external) {
-		r->count = whole ? count_whole(img, tx, r, len) : 1;
+	} else if (whole) {
+		r->count = count_whole(img, tx, r, len);
+	}
+	if (img->external) {
 		r->host = r->guest << img->cluster_bits;
-	} else {
-		uint64_t want = whole ? count_whole(img, tx, r, len) : 1;
-
-		ret = qc_alloc(img, tx, want, &first, &r->count, &r->zeroed);
+	} else if (!r->host) {
+		ret = qc_alloc(img, tx, r->count, &first, &r->count, &r->zeroed);
 		r->host = first << img->cluster_bits;
 		r->taken = true;
 	}
@@ -132,74 +118,57 @@ static int plan(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_
 		struct run *r)
 {
 	uint64_t at = offset & (cluster_size(img) - 1), part = MIN(len, cluster_size(img) - at);
+	struct qc_entry e;
 	int ret;
 
-	*r = (struct run){.offset = offset, .guest = offset >> img->cluster_bits};
-	ret = qc_map_get(img, tx, r->guest, &r->old);
-	if (ret)
-		return ret;
-	if (!writable_in_place(img, &r->old, at, at + part))
-		return plan_new(img, tx, len, r);
-	ret = check_host(img, r->guest, &r->old);
-	if (ret)
-		return ret;
+	*r = (struct run){.offset = offset, .guest = offset >> img->cluster_bits, .count = 1};
+	ret = in_place(img, tx, r->guest, at, at + part, &r->old);
+	if (ret <= 0)
+		return ret ? ret : plan_new(img, tx, len, r);
 	r->in_place = true;
 	r->host = r->old.host;
-	r->count = 1;
-	r->len = part;
-	extend_in_place(img, tx, r, len);
+	/* And those that follow, as far as they lie side by side. */
+	for (r->len = part; r->len < len; r->len += part, r->count++) {
+		part = MIN(len - r->len, cluster_size(img));
+		if (in_place(img, tx, r->guest + r->count, 0, part, &e) <= 0 ||
+		    e.host != r->host + (r->count << img->cluster_bits))
+			break;
+	}
 	return 0;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
-/* Whether the old contents of [from, to) of the run's cluster read as zeroes. 1, 0 or -errno. */
-static int was_zero(struct qc_image *img, struct ubd_queue *q, const struct run *r, uint64_t from,
-		    uint64_t to)
-{
-	struct qc_extent x = {.len = 0};
-
-	for (; from < to; from += x.len) {
-		int ret = qc_find(img, q, (r->guest << img->cluster_bits) + from, to - from, &x);
-
-		if (ret || x.kind != KIND_ZERO)
-			return ret;
-	}
-	return 1;
-}
-
 /* What must be written around the data so that each touched unit is whole: sets from and to. */
 static int widen(struct qc_image *img, struct ubd_queue *q, struct run *r)
 {
 	uint64_t from = r->offset & (cluster_size(img) - 1), to = from + r->len;
-	uint64_t unit = 1ull << img->unit_bits, wide_from = from, wide_to = to;
+	uint64_t unit = 1ull << img->unit_bits, start = r->guest << img->cluster_bits;
 	uint32_t there = r->taken ? 0 : r->old.alloc;
 	int zero;
 
 	r->from = from;
 	r->to = to;
-	if (r->count > 1 || (!from && to == cluster_size(img)))
+	if (r->in_place || r->count > 1)
 		return 0;
 	if (r->old.packed || (r->old.alloc && r->taken)) {
-		wide_from = 0;
-		wide_to = cluster_size(img);
-	} else {
-		if (!(there >> (from >> img->unit_bits) & 1))
-			wide_from = from & ~(unit - 1);
-		if (!(there >> ((to - 1) >> img->unit_bits) & 1))
-			wide_to = (to + unit - 1) & ~(unit - 1);
-		/* New space that is zero already needs no zeroes. */
-		zero = r->zeroed ? was_zero(img, q, r, wide_from, from) : 0;
-		if (zero > 0)
-			zero = was_zero(img, q, r, to, wide_to);
-		if (zero < 0)
-			return zero;
-		if (zero)
-			return 0;
+		r->from = 0;
+		r->to = cluster_size(img);
+		return 0;
 	}
-	r->from = wide_from;
-	r->to = wide_to;
-	return 0;
+	if (!(there >> (from >> img->unit_bits) & 1))
+		r->from = from & ~(unit - 1);
+	if (!(there >> ((to - 1) >> img->unit_bits) & 1))
+		r->to = (to + unit - 1) & ~(unit - 1);
+	/* New space that is zero already needs no zeroes. */
+	zero = r->zeroed ? qc_is_zero(img, q, start + r->from, from - r->from) : 0;
+	if (zero > 0)
+		zero = qc_is_zero(img, q, start + to, r->to - to);
+	if (zero > 0) {
+		r->from = from;
+		r->to = to;
+	}
+	return MIN(zero, 0);
 }
 
 /* Old contents, the new in their midst, in one write. io NULL: zeroes. */
@@ -272,14 +241,11 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 	struct qc_tx tx = {0};
 	int ret;
 
-	if (r->in_place) {
-		r->from = r->offset & (cluster_size(img) - 1);
-		r->to = r->from + r->len;
-		return write_data(img, q, io, r);
-	}
 	ret = widen(img, q, r);
 	if (!ret)
 		ret = write_data(img, q, io, r);
+	if (r->in_place)
+		return ret;
 	if (!ret)
 		QC_TRANSACTION(img, q, &tx, ret, map_run(img, &tx, r));
 	pthread_mutex_lock(&img->lock);

@@ -72,17 +72,9 @@ static int zero_clusters(struct qc_image *img, struct qc_tx *tx, uint64_t guest,
 /* Part of one cluster: as data, where it is not zero already. */
 static int zero_part(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len)
 {
-	struct qc_extent x = {.len = 0};
+	int ret = qc_is_zero(img, q, offset, len);
 
-	for (uint64_t at = offset; at < offset + len; at += x.len) {
-		int ret = qc_find(img, q, at, offset + len - at, &x);
-
-		if (ret)
-			return ret;
-		if (x.kind != KIND_ZERO)
-			return qc_write_zero_data(img, q, offset, len);
-	}
-	return 0;
+	return ret ? MIN(ret, 0) : qc_write_zero_data(img, q, offset, len);
 }
 
 /* A raw data file has the zeroes itself. */
