@@ -67,6 +67,7 @@ struct batch {
 	uint8_t *copies;	/* in that order */
 	unsigned count;
 	unsigned ends[NR_STEPS]; /* where in that order each step ends */
+	struct qc_ranges freed;	 /* unmapped by this commit */
 };
 
 static int by_step_and_place(const void *a, const void *b)
@@ -124,7 +125,7 @@ static int collect(struct qc_image *img, struct batch *b)
 		for (unsigned s = b->pages[i]->now; s < NR_STEPS; s++)
 			b->ends[s] = i + 1;
 	}
-	move_ranges(&img->committing, &img->freed);
+	move_ranges(&b->freed, &img->freed);
 	qc_journal_begin(img);
 	return 0;
 }
@@ -186,10 +187,11 @@ static void finish_batch(struct qc_image *img, struct batch *b, int ret, unsigne
 		img->cache.dirty += ret && !p->dirty;
 		p->dirty |= ret != 0;
 	}
-	if (!ret)
+	if (!ret) {
 		img->commits_done = img->commits_begun;
-	move_ranges(ret ? &img->freed : &img->limbo, &img->committing);
-	qc_journal_end(img, !ret);
+		qc_journal_end(img);
+	}
+	move_ranges(ret ? &img->freed : &img->limbo, &b->freed);
 	free(b->pages);
 	free(b->copies);
 }

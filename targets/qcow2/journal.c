@@ -6,7 +6,7 @@
  * A disk may forget what was not flushed when it loses power, but not when its server dies: the
  * file system on it goes on and believes its writes are in the disk's cache. So each change of
  * an L2 entry is noted here before its request is answered, and a server that finds such a list
- * does the changes again. Two halves: a commit takes one, changes during it go to the other.
+ * does the changes again. It is a ring: a commit makes superfluous what is in it when it begins.
  *
  * The list counts only for the image as it was left: the dirty bit in the image's header says so,
  * which any other program that writes to the image would have cleared, and the boot's identity.
@@ -22,8 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define JOURNAL_MAGIC 0x7562642d71633201ull
-#define ROOM 16384u /* records in each half */
+#define JOURNAL_MAGIC 0x7562642d71633202ull
+#define ROOM 32768u /* records */
 
 struct record {
 	uint64_t guest, word, bits;
@@ -32,65 +32,51 @@ struct record {
 struct journal_file {
 	uint64_t magic, device, inode, l1_offset;
 	char boot[40];
-	_Atomic uint32_t count[2];
-	_Atomic uint32_t current; /* the half with the newer records */
-	struct record records[2][ROOM];
+	_Atomic uint64_t head, tail; /* records ever written, and superfluous */
+	struct record records[ROOM];
 };
 
 struct qc_journal {
 	struct journal_file *map;
 	char *path;
-	unsigned taken; /* half that the commit under way makes superfluous */
+	uint64_t taken; /* the head when the last commit began */
 };
 
 bool qc_journal_full(const struct qc_image *img)
 {
 	const struct qc_journal *j = img->journal;
 
-	return j && j->map->count[j->map->current] > ROOM / 4 * 3;
+	/* A commit under way leaves room for as much again; failed ones leave less and less. */
+	return j && (j->map->head - j->taken > ROOM / 8 * 3 ||
+		     j->map->head - j->map->tail > ROOM / 8 * 7);
 }
 
 void qc_journal_add(struct qc_image *img, uint64_t guest, uint64_t word, uint64_t bits)
 {
 	struct qc_journal *j = img->journal;
-	uint32_t half, n;
+	uint64_t head;
 
 	if (!j)
 		return;
-	half = j->map->current;
-	n = j->map->count[half];
+	head = j->map->head;
 	/* Never, as transactions look first; but what is not noted must be on disk. */
-	img->commit_first |= n == ROOM;
-	if (n == ROOM)
+	img->commit_first |= head - j->map->tail == ROOM;
+	if (head - j->map->tail == ROOM)
 		return;
-	j->map->records[half][n] = (struct record){guest, word, bits};
-	atomic_store_explicit(&j->map->count[half], n + 1, memory_order_release);
+	j->map->records[head % ROOM] = (struct record){guest, word, bits};
+	atomic_store_explicit(&j->map->head, head + 1, memory_order_release);
 }
 
 void qc_journal_begin(struct qc_image *img)
 {
-	struct qc_journal *j = img->journal;
-	uint32_t half;
-
-	if (!j)
-		return;
-	half = j->map->current;
-	/* After a failed commit both are in use: the older one goes first. */
-	if (j->map->count[half ^ 1]) {
-		j->taken = half ^ 1;
-		return;
-	}
-	j->taken = half;
-	atomic_store(&j->map->current, half ^ 1);
+	if (img->journal)
+		img->journal->taken = img->journal->map->head;
 }
 
-void qc_journal_end(struct qc_image *img, bool done)
+void qc_journal_end(struct qc_image *img)
 {
-	struct qc_journal *j = img->journal;
-
-	if (!j || !done)
-		return;
-	atomic_store(&j->map->count[j->taken], 0);
+	if (img->journal)
+		atomic_store(&img->journal->map->tail, img->journal->taken);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -107,18 +93,16 @@ static int by_guest(const void *a, const void *b)
 /* What a dead server left: the newest record of each guest cluster, in order of these. */
 static int take_patches(struct qc_image *img, const struct journal_file *map)
 {
-	uint32_t now = map->current & 1, n = 0, kept = 0;
-	uint32_t counts[2] = {MIN(map->count[0], ROOM), MIN(map->count[1], ROOM)};
-	struct qc_patch *p = calloc(counts[0] + counts[1] + 1, sizeof(*p));
+	uint32_t n = (uint32_t)MIN(map->head - map->tail, ROOM), kept = 0;
+	struct qc_patch *p = calloc(n, sizeof(*p));
 
 	if (!p)
 		return -ENOMEM;
-	for (unsigned k = 0; k < 2; k++)
-		for (uint32_t i = 0; i < counts[k ? now : now ^ 1]; i++, n++) {
-			const struct record *r = &map->records[k ? now : now ^ 1][i];
+	for (uint32_t i = 0; i < n; i++) {
+		const struct record *r = &map->records[(map->tail + i) % ROOM];
 
-			p[n] = (struct qc_patch){r->guest, r->word, r->bits, n};
-		}
+		p[i] = (struct qc_patch){r->guest, r->word, r->bits, i};
+	}
 	qsort(p, n, sizeof(*p), by_guest);
 	for (uint32_t i = 0; i < n; i++)
 		if (i + 1 == n || p[i + 1].guest != p[i].guest)
@@ -138,32 +122,27 @@ static void read_boot_id(char *boot, size_t size)
 		close(fd);
 }
 
-static bool is_ours(const struct journal_file *old, const struct journal_file *now)
+static int map_journal(struct qc_image *img, struct qc_journal *j, const struct stat *st)
 {
-	return old->magic == now->magic && old->device == now->device && old->inode == now->inode &&
-	       old->l1_offset == now->l1_offset && !memcmp(old->boot, now->boot, sizeof(now->boot));
-}
-
-static int map_journal(struct qc_image *img, struct qc_journal *j)
-{
-	struct journal_file id = {.magic = JOURNAL_MAGIC, .l1_offset = img->l1_offset};
-	struct stat st;
+	struct journal_file id = {.magic = JOURNAL_MAGIC,
+				  .device = st->st_dev,
+				  .inode = st->st_ino,
+				  .l1_offset = img->l1_offset};
 	int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-	if (fd < 0 || fstat(img->file.b.fd, &st) < 0)
+	if (fd < 0)
 		goto fail;
 	/* Its space is taken now: a full file system must not show when a record is written. */
 	errno = posix_fallocate(fd, 0, sizeof(*j->map));
 	if (errno)
 		goto fail;
-	id.device = st.st_dev;
-	id.inode = st.st_ino;
 	read_boot_id(id.boot, sizeof(id.boot));
 	j->map = mmap(NULL, sizeof(*j->map), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (j->map == MAP_FAILED)
 		goto fail;
 	close(fd);
-	if (j->map->count[0] + j->map->count[1] && is_ours(j->map, &id)) {
+	if (j->map->head != j->map->tail &&
+	    !memcmp(j->map, &id, offsetof(struct journal_file, head))) {
 		if (img->incompatible & INCOMPAT_DIRTY)
 			return take_patches(img, j->map);
 		ubd_device_notice(img->dev,
@@ -171,8 +150,8 @@ static int map_journal(struct qc_image *img, struct qc_journal *j)
 				  "what was not flushed then is lost",
 				  img->file.path);
 	}
-	j->map->count[0] = j->map->count[1] = 0;
-	memcpy(j->map, &id, offsetof(struct journal_file, count));
+	j->map->head = j->map->tail = 0;
+	memcpy(j->map, &id, offsetof(struct journal_file, head));
 	return 0;
 fail:
 	j->map = NULL;
@@ -193,7 +172,7 @@ int qc_journal_open(struct qc_image *img, const char *dir)
 	if (asprintf(&j->path, "%s/qcow2-%llx-%llx.journal", dir, (unsigned long long)st.st_dev,
 		     (unsigned long long)st.st_ino) < 0)
 		goto fail;
-	ret = map_journal(img, j);
+	ret = map_journal(img, j, &st);
 	if (ret)
 		goto fail;
 	img->journal = j;
@@ -219,7 +198,7 @@ void qc_journal_reset(struct qc_image *img)
 	img->nr_patches = 0;
 	if (!j)
 		return;
-	j->map->count[0] = j->map->count[1] = 0;
+	j->map->tail = j->taken = j->map->head;
 	j->map->l1_offset = img->l1_offset;
 }
 

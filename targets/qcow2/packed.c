@@ -65,12 +65,14 @@ static int unpack(void *arg)
 }
 
 /* The neighbour of what was read last is likely to be read next: keep one cluster. */
-static bool from_memory(struct qc_image *img, uint64_t word, uint64_t at, void *buf, uint64_t len)
+static bool from_memory(struct qc_image *img, uint64_t word, uint64_t at, void *buf, uint64_t len,
+			uint64_t *seen)
 {
 	bool hit;
 
 	pthread_mutex_lock(&img->lock);
-	hit = img->packed_data && img->packed_word == word && img->packed_at == img->packed_seen;
+	*seen = img->packed_seen;
+	hit = img->packed_data && img->packed_word == word && img->packed_at == *seen;
 	if (hit)
 		memcpy(buf, img->packed_data + at, len);
 	pthread_mutex_unlock(&img->lock);
@@ -121,11 +123,8 @@ int qc_packed_read(struct qc_image *img, struct ubd_queue *q, uint64_t word, uin
 	uint8_t *data;
 	int ret;
 
-	if (from_memory(img, word, at, buf, len))
+	if (from_memory(img, word, at, buf, len, &seen))
 		return 0;
-	pthread_mutex_lock(&img->lock);
-	seen = img->packed_seen;
-	pthread_mutex_unlock(&img->lock);
 	qc_packed_range(img, word, &pos, &packed);
 	data = malloc(cluster_size(img));
 	if (!data)

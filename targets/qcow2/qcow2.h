@@ -131,16 +131,15 @@ struct qc_image {
 	struct qc_waiter *waiters;
 	struct qc_cache cache;
 	LIST_HEAD(, qc_busy) busy;
-	_Atomic bool broken;	     /* metadata found damaged: nothing is allocated any more */
-	_Atomic bool marked;	     /* the file says that it is in use (dirty bit) */
-	uint64_t hint;		     /* no free host cluster below */
-	uint64_t end_at_open;	     /* of the file, bytes */
-	uint64_t zero_from;	     /* clusters from here on were never written: they are zero */
-	uint64_t packed_seen;	     /* counts changes that may reuse compressed data's place */
-	struct qc_ranges freed;	     /* unmapped, by nothing durable yet */
-	struct qc_ranges committing; /* unmapped, by the commit under way */
-	struct qc_ranges limbo;	     /* unmapped for good; older requests may still look there */
-	struct qc_ranges leaving;    /* the same, when the requests of one epoch have ended: */
+	_Atomic bool broken;	  /* metadata found damaged: nothing is allocated any more */
+	_Atomic bool marked;	  /* the file says that it is in use (dirty bit) */
+	uint64_t hint;		  /* no free host cluster below */
+	uint64_t end_at_open;	  /* of the file, bytes */
+	uint64_t zero_from;	  /* clusters from here on were never written: they are zero */
+	uint64_t packed_seen;	  /* counts changes that may reuse compressed data's place */
+	struct qc_ranges freed;	  /* unmapped, by nothing durable yet */
+	struct qc_ranges limbo;	  /* unmapped for good; older requests may still look there */
+	struct qc_ranges leaving; /* the same, when the requests of one epoch have ended: */
 	unsigned leaving_epoch;
 	_Atomic bool paused; /* requests wait at the door */
 	struct qc_journal *journal;
@@ -356,7 +355,7 @@ void qc_journal_reset(struct qc_image *img);
 bool qc_journal_full(const struct qc_image *img);
 void qc_journal_add(struct qc_image *img, uint64_t guest, uint64_t word, uint64_t bits);
 void qc_journal_begin(struct qc_image *img); /* a commit takes what there is */
-void qc_journal_end(struct qc_image *img, bool done);
+void qc_journal_end(struct qc_image *img);   /* it is durable */
 
 /* ---- packed.c ------------------------------------------------------------------------------ */
 

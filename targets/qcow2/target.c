@@ -8,10 +8,8 @@
 #include "../targets.h"
 
 struct qcow2 {
-	const char *file, *snapshot, *data_file, *journal;
-	uint64_t cache;
-	int direct;
-	bool repair;
+	const char *file;
+	struct qc_options options;
 	struct qc_image *img;
 };
 
@@ -55,21 +53,15 @@ static void set_limits(const struct qc_image *img, struct ubd_limits *l)
 static int qcow2_open(struct ubd_device *dev, void *self)
 {
 	struct qcow2 *t = self;
-	const struct qc_options options = {
-		.cache_bytes = t->cache,
-		.direct = t->direct,
-		.repair = t->repair,
-		.snapshot = t->snapshot,
-		.data_file = t->data_file,
-		.journal = journal_dir(t->journal),
-	};
-	int ret = qc_image_open(&t->img, dev, t->file, !ubd_device_read_only(dev) && !t->snapshot,
-				&options);
+	struct qc_options options = t->options;
+	int ret;
 
-	if (ret)
-		return ret;
-	set_limits(t->img, ubd_device_limits(dev));
-	return 0;
+	options.journal = journal_dir(options.journal);
+	ret = qc_image_open(&t->img, dev, t->file, !ubd_device_read_only(dev) && !options.snapshot,
+			    &options);
+	if (!ret)
+		set_limits(t->img, ubd_device_limits(dev));
+	return ret;
 }
 
 static void qcow2_close(struct ubd_device *dev, void *self)
@@ -181,18 +173,18 @@ static int qcow2_handle(struct ubd_io *io, void *self)
 static const struct ubd_option qcow2_options[] = {
 	{"file", UBD_PATH, offsetof(struct qcow2, file), "image", .required = true,
 	 .positional = true, .letter = 'f'},
-	{"snapshot", UBD_STRING, offsetof(struct qcow2, snapshot),
+	{"snapshot", UBD_STRING, offsetof(struct qcow2, options.snapshot),
 	 "serve this internal snapshot, read-only", "NAME"},
-	{"cache", UBD_SIZE, offsetof(struct qcow2, cache), "memory for the image's metadata",
-	 .fallback = "32M", .min = 1 << 20},
-	{"direct", UBD_CHOICE, offsetof(struct qcow2, direct),
+	{"cache", UBD_SIZE, offsetof(struct qcow2, options.cache_bytes),
+	 "memory for the image's metadata", .fallback = "32M", .min = 1 << 20},
+	{"direct", UBD_CHOICE, offsetof(struct qcow2, options.direct),
 	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
 	 .choices = "auto|on|off"},
-	{"data-file", UBD_PATH, offsetof(struct qcow2, data_file),
+	{"data-file", UBD_PATH, offsetof(struct qcow2, options.data_file),
 	 "the image's data file, instead of the one it names"},
-	{"journal", UBD_STRING, offsetof(struct qcow2, journal),
+	{"journal", UBD_STRING, offsetof(struct qcow2, options.journal),
 	 "directory in memory for what must survive a killed server, or off", "DIR"},
-	{"repair", UBD_BOOL, offsetof(struct qcow2, repair),
+	{"repair", UBD_BOOL, offsetof(struct qcow2, options.repair),
 	 "open an image marked as corrupt, after rebuilding its refcounts"},
 	{0},
 };
