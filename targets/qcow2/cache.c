@@ -124,19 +124,37 @@ void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step)
 	p->step = (uint8_t)step;
 }
 
-int qc_meta_new(struct qc_image *img, uint64_t pos, uint8_t **data)
+static void forget(struct qc_image *img, uint64_t pos)
 {
-	struct qc_page *p = find(&img->cache, pos);
+	for (uint64_t at = pos; at < pos + cluster_size(img); at += page_size(img)) {
+		struct qc_page *p = find(&img->cache, at);
 
-	if (p && p->loading)
-		return -EBUSY;
-	if (!p)
-		p = add_page(img, pos);
-	if (!p)
-		return -ENOMEM;
-	memset(p->data, 0, page_size(img));
-	p->fresh = true;
-	*data = p->data;
+		if (p && !p->loading && !p->writing)
+			remove_page(&img->cache, p);
+	}
+}
+
+int qc_meta_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t from,
+		  enum qc_step step)
+{
+	for (uint64_t at = 0; at < cluster_size(img); at += page_size(img)) {
+		const uint8_t *old = from ? qc_meta(img, tx, from + at) : NULL;
+		struct qc_page *p = find(&img->cache, pos + at);
+		bool loading = p && p->loading;
+
+		if (!p)
+			p = add_page(img, pos + at);
+		if (!p || loading) {
+			forget(img, pos);
+			return p ? -EBUSY : -ENOMEM;
+		}
+		if (old)
+			memcpy(p->data, old, page_size(img));
+		else
+			memset(p->data, 0, page_size(img));
+		p->fresh = true;
+		qc_meta_dirty(img, pos + at, step);
+	}
 	return 0;
 }
 
@@ -215,16 +233,6 @@ void qc_cache_drop(struct qc_image *img)
 {
 	while (!TAILQ_EMPTY(&img->cache.by_age))
 		remove_page(&img->cache, TAILQ_FIRST(&img->cache.by_age));
-}
-
-void qc_cache_forget(struct qc_image *img, uint64_t pos, uint64_t len)
-{
-	for (uint64_t at = pos; at < pos + len; at += page_size(img)) {
-		struct qc_page *p = find(&img->cache, at);
-
-		if (p && !p->loading && !p->writing)
-			remove_page(&img->cache, p);
-	}
 }
 
 void qc_cache_free(struct qc_image *img)

@@ -29,9 +29,13 @@ struct record {
 	uint64_t guest, word, bits;
 };
 
-struct journal_file {
+struct identity {
 	uint64_t magic, device, inode, l1_offset;
 	char boot[40];
+};
+
+struct journal_file {
+	struct identity id;
 	_Atomic uint64_t head, tail; /* records ever written, and superfluous */
 	struct record records[ROOM];
 };
@@ -124,10 +128,7 @@ static void read_boot_id(char *boot, size_t size)
 
 static int map_journal(struct qc_image *img, struct qc_journal *j, const struct stat *st)
 {
-	struct journal_file id = {.magic = JOURNAL_MAGIC,
-				  .device = st->st_dev,
-				  .inode = st->st_ino,
-				  .l1_offset = img->l1_offset};
+	struct identity id = {JOURNAL_MAGIC, st->st_dev, st->st_ino, img->l1_offset};
 	int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	if (fd < 0)
@@ -141,8 +142,7 @@ static int map_journal(struct qc_image *img, struct qc_journal *j, const struct 
 	if (j->map == MAP_FAILED)
 		goto fail;
 	close(fd);
-	if (j->map->head != j->map->tail &&
-	    !memcmp(j->map, &id, offsetof(struct journal_file, head))) {
+	if (j->map->head != j->map->tail && !memcmp(&j->map->id, &id, sizeof(id))) {
 		if (img->incompatible & INCOMPAT_DIRTY)
 			return take_patches(img, j->map);
 		ubd_device_notice(img->dev,
@@ -151,7 +151,7 @@ static int map_journal(struct qc_image *img, struct qc_journal *j, const struct 
 				  img->file.path);
 	}
 	j->map->head = j->map->tail = 0;
-	memcpy(j->map, &id, offsetof(struct journal_file, head));
+	j->map->id = id;
 	return 0;
 fail:
 	j->map = NULL;
@@ -199,7 +199,7 @@ void qc_journal_reset(struct qc_image *img)
 	if (!j)
 		return;
 	j->map->tail = j->taken = j->map->head;
-	j->map->l1_offset = img->l1_offset;
+	j->map->id.l1_offset = img->l1_offset;
 }
 
 void qc_journal_close(struct qc_image *img, bool clean)

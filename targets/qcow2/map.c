@@ -115,23 +115,6 @@ int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc
 	return ret;
 }
 
-/* Pages of a new table: those of `from`, or empty ones. */
-static int fill_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t from,
-		      uint64_t len)
-{
-	for (uint64_t at = 0; at < len; at += page_size(img)) {
-		uint8_t *src = from ? qc_meta(img, tx, from + at) : NULL, *dst;
-		int ret = qc_meta_new(img, pos + at, &dst);
-
-		if (ret)
-			return ret;
-		if (src)
-			memcpy(dst, src, page_size(img));
-		qc_meta_dirty(img, pos + at, STEP_MAP);
-	}
-	return 0;
-}
-
 /* A new L2 table for an L1 entry: a copy of the shared one at `from`, or empty (0). */
 static int new_table(struct qc_image *img, struct qc_tx *tx, uint8_t *l1, uint64_t l1_pos,
 		     uint64_t from)
@@ -144,20 +127,19 @@ static int new_table(struct qc_image *img, struct qc_tx *tx, uint8_t *l1, uint64
 	for (uint64_t at = 0; from && at < cluster_size(img); at += page_size(img))
 		if (!qc_meta(img, tx, from + at))
 			return -EAGAIN;
+	qc_meta_dirty(img, l1_pos, STEP_MAP); /* and with that it stays */
 	ret = qc_alloc(img, tx, 1, &first, &count, &zeroed);
 	if (ret)
 		return ret;
 	/* Of a table whose place is zero on disk, only pages with something in them need to go
 	 * there. */
-	ret = fill_table(img, tx, first << img->cluster_bits, from,
-			 from || !zeroed ? cluster_size(img) : 0);
+	if (from || !zeroed)
+		ret = qc_meta_table(img, tx, first << img->cluster_bits, from, STEP_MAP);
 	if (ret) {
-		qc_cache_forget(img, first << img->cluster_bits, cluster_size(img));
 		qc_unalloc(img, first, 1);
 		return ret;
 	}
 	put64(l1, first << img->cluster_bits | ENTRY_COPIED);
-	qc_meta_dirty(img, l1_pos, STEP_MAP);
 	if (from)
 		qc_ranges_add(&img->freed, from >> img->cluster_bits, 1);
 	return 0;

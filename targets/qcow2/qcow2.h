@@ -240,12 +240,14 @@ void qc_cache_free(struct qc_image *img);
 uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos);
 /* Lock held: what qc_meta() gave has been changed. Takes effect with the next commit. */
 void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step);
-/* Lock held: a page for pos with nothing in it, of a fresh table. -ENOMEM. */
-int qc_meta_new(struct qc_image *img, uint64_t pos, uint8_t **data);
+/*
+ * Lock held: a fresh table in the cluster at pos, a copy of the one at `from`, all of which is
+ * cached, or empty (0). -errno: none of it.
+ */
+int qc_meta_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t from,
+		  enum qc_step step);
 /* Lock held: drop everything, all clean. */
 void qc_cache_drop(struct qc_image *img);
-/* Lock held: drop the pages of a range, whatever is in them. */
-void qc_cache_forget(struct qc_image *img, uint64_t pos, uint64_t len);
 bool qc_cache_holds(struct qc_image *img, uint64_t pos);
 /* Unlocked: get what tx needs. 0: run it again. [awaits] */
 int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx);

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define NO_BLOCK 2
+
 /* ---- Ranges -------------------------------------------------------------------------------- */
 
 void *qc_grow(void *items, size_t count, size_t size)
@@ -91,30 +93,24 @@ int qc_check_place(struct qc_image *img, uint64_t pos, const char *what)
 	return 0;
 }
 
-/* Position of the block that counts `cluster`; 0: there is none. */
-static int find_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *pos)
-{
-	uint64_t i = cluster >> block_bits(img);
-	uint8_t *p;
-
-	*pos = 0;
-	if (i >= table_entries(img))
-		return 0;
-	p = qc_meta(img, tx, img->rt_offset + i * 8);
-	if (!p)
-		return -EAGAIN;
-	*pos = get64(p) & RT_OFFSET_MASK;
-	return *pos ? qc_check_place(img, *pos, "a refcount block") : 0;
-}
-
-/* The byte where the cluster's refcount is, rounded down to the page; *i: which entry of it. */
+/* The page with the cluster's refcount, its place, and which of its entries; NULL: no block counts
+ * the cluster. */
 static int find_entry(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *pos,
 		      uint8_t **page, uint64_t *i)
 {
+	uint64_t block = cluster >> block_bits(img);
 	uint64_t per_page = page_size(img) * 8 / img->refcount_bits;
-	int ret = find_block(img, tx, cluster, pos);
+	uint8_t *table;
+	int ret;
 
 	*page = NULL;
+	if (block >= table_entries(img))
+		return 0;
+	table = qc_meta(img, tx, img->rt_offset + block * 8);
+	if (!table)
+		return -EAGAIN;
+	*pos = get64(table) & RT_OFFSET_MASK;
+	ret = *pos ? qc_check_place(img, *pos, "a refcount block") : 0;
 	if (ret || !*pos)
 		return ret;
 	*i = cluster & ((1ull << block_bits(img)) - 1);
@@ -156,47 +152,33 @@ static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 {
 	uint64_t table_pos = img->rt_offset + (cluster >> block_bits(img)) * 8;
 	uint64_t pos = cluster << img->cluster_bits;
-	bool zeroed = cluster >= img->zero_from;
-	uint8_t *table = qc_meta(img, tx, table_pos), *page, *own;
-	uint64_t own_pos, i;
+	uint8_t *table = qc_meta(img, tx, table_pos);
 	int ret;
 
 	if (!table)
 		return -EAGAIN;
 	if (qc_is_metadata(img, pos, cluster_size(img)) || qc_cache_holds(img, pos))
 		return qc_damaged(img, "the lack of a refcount block for metadata", pos);
-	/* All pages that may have to be written; where the disk is zero, only the one with its own
-	 * count. */
-	own_pos = pos + (cluster & ((1ull << block_bits(img)) - 1)) /
-				(page_size(img) * 8 / img->refcount_bits) * page_size(img);
-	for (uint64_t at = pos; at < pos + cluster_size(img); at += page_size(img)) {
-		if (zeroed && at != own_pos)
-			continue;
-		ret = qc_meta_new(img, at, &page);
-		if (ret) {
-			qc_cache_forget(img, pos, cluster_size(img));
-			return ret;
-		}
-		qc_meta_dirty(img, at, STEP_REFS);
-	}
+	qc_meta_dirty(img, table_pos, STEP_TABLE); /* and with that it stays */
+	ret = qc_meta_table(img, tx, pos, 0, STEP_REFS);
+	if (ret)
+		return ret;
 	put64(table, pos);
-	qc_meta_dirty(img, table_pos, STEP_TABLE);
 	img->zero_from = MAX(img->zero_from, cluster + 1);
-	ret = find_entry(img, tx, cluster, &own_pos, &own, &i);
-	if (ret || !own)
-		return ret ? ret : -EIO;
-	qc_ref_poke(own, img->refcount_bits, i, 1);
-	return 0;
+	return qc_ref_set(img, tx, cluster, 1);
 }
 
-/* Whether a cluster may be taken. 1: yes, 0: no. */
+/* Whether a cluster may be taken: 1, 0, NO_BLOCK that counts it, or -errno. */
 static int is_free(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 {
-	uint64_t count;
-	int ret = qc_ref_get(img, tx, cluster, &count);
+	uint64_t pos, i;
+	uint8_t *page;
+	int ret = find_entry(img, tx, cluster, &pos, &page, &i);
 
-	if (ret || count)
-		return ret;
+	if (ret || !page)
+		return ret ? ret : NO_BLOCK;
+	if (qc_ref_peek(page, img->refcount_bits, i))
+		return 0;
 	/* A refcount of 0 on what is plainly in use: never hand that out. */
 	if (qc_is_metadata(img, cluster << img->cluster_bits, cluster_size(img)))
 		return qc_damaged(img, "the refcount of metadata", cluster << img->cluster_bits);
@@ -219,8 +201,9 @@ static int need_room(struct qc_image *img, struct qc_tx *tx, uint64_t end)
 /* The first free cluster from the hint on, with a block to count it. */
 static int first_free(struct qc_image *img, struct qc_tx *tx, uint64_t *first)
 {
-	for (;;) {
-		uint64_t block, at = img->hint;
+	/* What the hint passes is taken whether or not the rest of the transaction is repeated. */
+	for (;; img->hint++) {
+		uint64_t at = img->hint;
 		int ret;
 
 		/* The table has been made large enough for what the disk can need. */
@@ -229,25 +212,19 @@ static int first_free(struct qc_image *img, struct qc_tx *tx, uint64_t *first)
 			return -EFBIG;
 		if ((at + 1) << img->cluster_bits > atomic_load(&img->file.end))
 			return need_room(img, tx, (at + 1) << img->cluster_bits);
-		ret = find_block(img, tx, at, &block);
-		if (!ret && !block)
+		ret = is_free(img, tx, at);
+		if (ret == NO_BLOCK)
 			ret = new_block(img, tx, at);
-		if (!ret)
-			ret = is_free(img, tx, at);
-		if (ret < 0)
-			return ret;
-		if (ret) {
-			*first = at;
-			return 0;
-		}
-		img->hint++; /* a fact whether or not the rest of the transaction is repeated */
+		*first = at;
+		if (ret)
+			return MIN(ret, 0);
 	}
 }
 
 int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *first,
 	     uint64_t *count, bool *zeroed)
 {
-	uint64_t n = 1, block;
+	uint64_t n;
 	int ret;
 
 	if (img->broken)
@@ -256,15 +233,13 @@ int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *fi
 	if (ret)
 		return ret;
 	*zeroed = *first >= img->zero_from;
-	/* More, as long as they are there without further ado. */
-	while (n < want && (*first + n >= img->zero_from) == *zeroed &&
-	       !find_block(img, tx, *first + n, &block) && block &&
-	       (*first + n + 1) << img->cluster_bits <= atomic_load(&img->file.end) &&
-	       is_free(img, tx, *first + n) == 1)
-		n++;
-	for (uint64_t i = 0; i < n; i++) {
-		/* Cached, all of them: they have just been looked at. */
-		ret = qc_ref_set(img, tx, *first + i, 1);
+	/* More than one, as long as they are there without further ado. */
+	for (n = 0; !n || (n < want && (*first + n >= img->zero_from) == *zeroed &&
+			   (*first + n + 1) << img->cluster_bits <= atomic_load(&img->file.end) &&
+			   is_free(img, tx, *first + n) == 1);
+	     n++) {
+		/* Cached: it has just been looked at. */
+		ret = qc_ref_set(img, tx, *first + n, 1);
 		if (ret)
 			return ret;
 	}
