@@ -122,11 +122,10 @@ static int spare_block(struct census *c, uint64_t pos, uint32_t times)
 int census_spare_refcounts(struct census *c)
 {
 	const struct qc_image *img = c->img;
-	int ret = census_mark(c, img->rt_offset, img->rt_clusters, 0, CENSUS_OLD);
+	uint64_t entries = (uint64_t)img->rt_clusters << (img->cluster_bits - 3);
 
-	return ret ? ret
-		   : walk(c, img->rt_offset, (uint64_t)img->rt_clusters << (img->cluster_bits - 3),
-			  RT_OFFSET_MASK, spare_block, 0);
+	return census_mark(c, img->rt_offset, img->rt_clusters, 0, CENSUS_OLD)
+		       ?: walk(c, img->rt_offset, entries, RT_OFFSET_MASK, spare_block, 0);
 }
 
 int census_entries(struct census *c, uint64_t pos, uint32_t times)
@@ -190,8 +189,7 @@ int census_take(struct census *c, uint64_t count, uint64_t *pos)
 
 int census_put(struct census *c, const void *data, uint64_t count, uint64_t *pos)
 {
-	int ret = census_take(c, count, pos);
-
-	return ret ? ret
-		   : qc_file_write(&c->img->file, c->q, data, count << c->img->cluster_bits, *pos);
+	return census_take(c, count, pos)
+		       ?: qc_file_write(&c->img->file, c->q, data, count << c->img->cluster_bits,
+					*pos);
 }

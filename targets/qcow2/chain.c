@@ -135,7 +135,7 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 			img->file.path,
 			img->nr_patches ? ", doing again what its server had not written" : "");
 	if (!ret && (untidy || qc_table_is_small(img))) {
-		ret = qc_repair(img, NULL);
+		ret = qc_remake(img, NULL, img->size, NULL, NULL);
 		if (ret)
 			ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
 					strerror(-ret));
@@ -145,16 +145,10 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 
 static int open_qcow2(struct qc_image *img, const struct qc_options *o)
 {
-	int ret = qc_header_read(img);
-
-	if (ret)
-		return ret;
-	if (qc_cache_init(img, o->cache_bytes))
-		return -ENOMEM;
-	ret = open_data_file(img, o);
-	if (!ret && o->snapshot)
-		ret = select_snapshot(img, o->snapshot);
-	return ret;
+	return qc_header_read(img)
+		       ?: qc_cache_init(img, o->cache_bytes)
+		       ?: open_data_file(img, o)
+		       ?: o->snapshot ? select_snapshot(img, o->snapshot) : 0;
 }
 
 /* ---- The chain ----------------------------------------------------------------------------- */
@@ -268,9 +262,8 @@ static int trim(struct qc_image *img)
 	if (img->file.b.is_block)
 		return 0;
 	while (!ret && end << img->cluster_bits > img->end_at_open) {
-		struct qc_tx tx = {0};
 
-		QC_TRANSACTION(img, NULL, &tx, ret, qc_ref_get(img, &tx, end - 1, &count));
+		QC_TRANSACTION(img, NULL, ret, qc_ref_get(img, tx, end - 1, &count));
 		if (count)
 			break;
 		end--;

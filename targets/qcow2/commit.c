@@ -100,13 +100,11 @@ static int collect(struct qc_image *img, struct batch *b)
 	struct qc_page *p;
 
 	img->commits_begun++;
-	if (n) {
-		b->pages = malloc(n * sizeof(*b->pages));
-		if (!b->pages ||
-		    posix_memalign((void **)&b->copies, 4096, (size_t)n << img->cache.page_bits)) {
-			free(b->pages);
-			return -ENOMEM;
-		}
+	b->pages = malloc((n + 1) * sizeof(*b->pages));
+	if (!b->pages ||
+	    posix_memalign((void **)&b->copies, 4096, (size_t)n << img->cache.page_bits)) {
+		free(b->pages);
+		return -ENOMEM;
 	}
 	TAILQ_FOREACH(p, &img->cache.by_age, age) {
 		if (!p->dirty)
@@ -117,8 +115,7 @@ static int collect(struct qc_image *img, struct batch *b)
 		p->dirty = false;
 	}
 	img->cache.dirty = 0;
-	if (b->count)
-		qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
+	qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
 	for (unsigned i = 0; i < b->count; i++) {
 		memcpy(b->copies + ((size_t)i << img->cache.page_bits), b->pages[i]->data,
 		       page_size(img));
@@ -150,9 +147,8 @@ static int write_pages(struct qc_image *img, struct ubd_queue *q, const struct b
 
 static int sync_files(struct qc_image *img, struct ubd_queue *q)
 {
-	int ret = img->external ? qc_file_sync(&img->data_file, q) : 0;
-
-	return ret ? ret : qc_file_sync(&img->file, q);
+	return (img->external ? qc_file_sync(&img->data_file, q) : 0)
+		       ?: qc_file_sync(&img->file, q);
 }
 
 /* One step after the other; *steps of them are durable. */
@@ -167,9 +163,7 @@ static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct b
 		/* Rarely anything: no sync for what others have written meanwhile. */
 		if (*steps == STEP_TABLE && from == b->ends[STEP_TABLE])
 			continue;
-		ret = write_pages(img, q, b, from, b->ends[*steps]);
-		if (!ret)
-			ret = sync_files(img, q);
+		ret = write_pages(img, q, b, from, b->ends[*steps]) ?: sync_files(img, q);
 	}
 	return ret;
 }
@@ -220,11 +214,10 @@ static int release_range(struct qc_image *img, struct ubd_queue *q, const struct
 	uint64_t at = r->first, end = r->first + r->count, run = at, count;
 
 	while (at < end) {
-		struct qc_tx tx = {0};
 		int ret;
 
 		for (run = at; run < end; run++) {
-			QC_TRANSACTION(img, q, &tx, ret, qc_ref_get(img, &tx, run, &count));
+			QC_TRANSACTION(img, q, ret, qc_ref_get(img, tx, run, &count));
 			if (ret)
 				return ret;
 			if (count != 1)
@@ -234,7 +227,7 @@ static int release_range(struct qc_image *img, struct ubd_queue *q, const struct
 			qc_file_punch(&img->file, q, at << img->cluster_bits,
 				      (run - at) << img->cluster_bits);
 		for (run = MAX(run, at + 1); at < run; at++) {
-			QC_TRANSACTION(img, q, &tx, ret, unref(img, &tx, at));
+			QC_TRANSACTION(img, q, ret, unref(img, tx, at));
 			if (ret)
 				return ret;
 		}
@@ -293,12 +286,9 @@ int qc_commit_locked(struct qc_image *img, struct ubd_queue *q)
 
 int qc_commit(struct qc_image *img, struct ubd_queue *q)
 {
-	uint64_t before;
+	uint64_t before = atomic_load(&img->commits_begun);
 	int ret = 0;
 
-	pthread_mutex_lock(&img->lock);
-	before = img->commits_begun;
-	pthread_mutex_unlock(&img->lock);
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
 	/* One that began after this call has done this one's work. */

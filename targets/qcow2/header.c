@@ -186,15 +186,11 @@ int qc_header_read(struct qc_image *img)
 
 	if (posix_memalign((void **)&first, 4096, 1u << 21))
 		return -ENOMEM;
-	ret = qc_file_read(&img->file, NULL, first, 4096, 0);
-	if (!ret)
-		ret = read_fields(img, first, &length);
-	if (!ret)
-		ret = qc_file_read(&img->file, NULL, first, cluster_size(img), 0);
-	if (!ret)
-		ret = check_tables(img);
-	if (!ret)
-		ret = read_names(img, first, length);
+	ret = qc_file_read(&img->file, NULL, first, 4096, 0)
+		      ?: read_fields(img, first, &length)
+		      ?: qc_file_read(&img->file, NULL, first, cluster_size(img), 0)
+		      ?: check_tables(img)
+		      ?: read_names(img, first, length);
 	page = ret ? 0 : 1u << MIN(img->cluster_bits, 12);
 	if (!ret && posix_memalign((void **)&img->header, 4096, page))
 		ret = -ENOMEM;

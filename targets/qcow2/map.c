@@ -255,7 +255,6 @@ int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t
 	    struct qc_extent *x)
 {
 	for (struct qc_image *img = top; img; img = img->backing) {
-		struct qc_tx tx = {0};
 		int ret = 0;
 
 		/* A backing that is smaller than its overlay reads as zeroes behind its end. */
@@ -266,7 +265,7 @@ int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t
 		}
 		*x = (struct qc_extent){.kind = KIND_DATA, .img = img, .len = len, .host = offset};
 		if (!img->raw)
-			QC_TRANSACTION(img, q, &tx, ret, lookup(img, &tx, offset, len, x));
+			QC_TRANSACTION(img, q, ret, lookup(img, tx, offset, len, x));
 		if (ret)
 			return ret;
 		clip_to_file(x);

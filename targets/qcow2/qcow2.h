@@ -149,7 +149,7 @@ struct qc_image {
 		commit_first; /* no journal: mappings are committed before they are acknowledged */
 
 	struct ubd_mutex commit_lock;
-	uint64_t commits_begun, commits_done; /* numbers of the last; under lock */
+	_Atomic uint64_t commits_begun, commits_done; /* numbers of the last */
 
 	struct ubd_mutex mark_lock;
 	_Atomic unsigned epoch;	      /* its low bit says where a request is counted */
@@ -256,16 +256,20 @@ void qc_wake(struct qc_image *img, struct ubd_queue *q);
 /* Lock held; given back while waiting. */
 void qc_wait(struct qc_image *img, struct ubd_queue *q);
 
-/* Run `expr` as a transaction, as often as needed; its result in `ret`. */
-#define QC_TRANSACTION(img, q, tx, ret, expr)                    \
-	do {                                                     \
-		pthread_mutex_lock(&(img)->lock);                \
-		(tx)->need = NEED_NOTHING;                       \
-		(ret) = (expr);                                  \
-		if ((ret) == -EAGAIN && (tx)->need == NEED_TURN) \
-			qc_wait(img, q);                         \
-		pthread_mutex_unlock(&(img)->lock);              \
-	} while ((ret) == -EAGAIN && !((ret) = qc_tx_wait(img, q, tx)))
+/* Run `expr`, which calls its transaction tx, as often as needed; its result in `ret`. */
+#define QC_TRANSACTION(img, q, ret, expr)                                        \
+	do {                                                                     \
+		struct qc_tx tx_ = {0}, *tx = &tx_;                              \
+                                                                                 \
+		do {                                                             \
+			pthread_mutex_lock(&(img)->lock);                        \
+			tx->need = NEED_NOTHING;                                 \
+			(ret) = (expr);                                          \
+			if ((ret) == -EAGAIN && tx->need == NEED_TURN)           \
+				qc_wait(img, q);                                 \
+			pthread_mutex_unlock(&(img)->lock);                      \
+		} while ((ret) == -EAGAIN && !((ret) = qc_tx_wait(img, q, tx))); \
+	} while (0)
 
 /* ---- map.c --------------------------------------------------------------------------------- */
 
@@ -377,8 +381,8 @@ int qc_write_zero_data(struct qc_image *img, struct ubd_queue *q, uint64_t offse
 int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len, bool discard,
 	    bool keep);
 
-/* Lock held: whether a request is changing one of the clusters. */
-bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count);
+/* Lock held: -EAGAIN, as tx says, while a request is changing the cluster. */
+int qc_turn(const struct qc_image *img, struct qc_tx *tx, uint64_t guest);
 
 /* ---- rebuild.c, snapshot.c ----------------------------------------------------------------- */
 
@@ -418,9 +422,12 @@ void qc_snapshots_free(struct qc_snapshots *s);
 uint64_t qc_snapshots_bytes(const struct qc_snapshots *s);
 /* By id or by name; NULL: there is none. */
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word);
-/* job: "create", "delete", or "apply": make the disk what it was then. */
-int qc_snapshot(struct qc_image *img, struct ubd_queue *q, const char *job, const char *name);
-int qc_repair(struct qc_image *img, struct ubd_queue *q);
+/*
+ * The image anew, with right refcounts, the disk of that size. job: "create", "delete", or "apply":
+ * make the disk what it was when the snapshot was made; NULL: nothing else.
+ */
+int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const char *job,
+	      const char *name);
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size);
 
 #endif

@@ -116,9 +116,7 @@ static int each_table(struct rebuild *r,
 /* First all references, then who has a cluster to itself. */
 static int make_disk(struct rebuild *r)
 {
-	int ret = each_table(r, count_table);
-
-	return ret ? ret : each_table(r, write_table);
+	return each_table(r, count_table) ?: each_table(r, write_table);
 }
 
 /* ---- Everything else ----------------------------------------------------------------------- */
@@ -128,10 +126,8 @@ static int take_stock(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
 	struct qc_image *img = r->img;
-	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD);
+	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD) ?: census_spare_refcounts(&r->c);
 
-	if (!ret)
-		ret = census_spare_refcounts(&r->c);
 	if (!ret && w->now->count)
 		ret = census_mark(&r->c, img->snapshots_offset,
 				  clusters_for(img, qc_snapshots_bytes(w->now)),

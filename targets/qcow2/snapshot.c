@@ -149,26 +149,27 @@ static int describe(const struct qc_image *img, const struct qc_snapshots *now, 
 	return 0;
 }
 
-int qc_snapshot(struct qc_image *img, struct ubd_queue *q, const char *job, const char *name)
+int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const char *job,
+	      const char *name)
 {
-	bool create = !strcmp(job, "create");
+	bool create = job && !strcmp(job, "create"), apply = job && !strcmp(job, "apply");
 	struct qc_snapshots now;
-	struct qc_world w = {.size = img->size, .now = &now};
+	struct qc_world w = {.size = size, .now = &now};
 	struct qc_snapshot new = {.raw = NULL};
 	const struct qc_snapshot *s;
 	int ret = qc_snapshots_read(img, q, &now);
 
 	if (ret)
 		return ret;
-	s = qc_snapshot_find(&now, name);
+	s = job ? qc_snapshot_find(&now, name) : NULL;
 	if (create && s) {
 		ret = qc_fail(img, -EEXIST, " has a snapshot '%s' already", name);
 	} else if (create) {
 		ret = describe(img, &now, name, &new);
 		w.added = &new;
-	} else if (!s) {
+	} else if (job && !s) {
 		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
-	} else if (!strcmp(job, "apply")) {
+	} else if (apply) {
 		w.adopt = s;
 		w.size = s->size;
 	} else {
@@ -179,23 +180,6 @@ int qc_snapshot(struct qc_image *img, struct ubd_queue *q, const char *job, cons
 	free(new.raw);
 	qc_snapshots_free(&now);
 	return ret;
-}
-
-static int rebuild_as(struct qc_image *img, struct ubd_queue *q, uint64_t size)
-{
-	struct qc_snapshots now;
-	struct qc_world w = {.size = size, .now = &now};
-	int ret = qc_snapshots_read(img, q, &now);
-
-	if (!ret)
-		ret = qc_rebuild(img, q, &w);
-	qc_snapshots_free(&now);
-	return ret;
-}
-
-int qc_repair(struct qc_image *img, struct ubd_queue *q)
-{
-	return rebuild_as(img, q, img->size);
 }
 
 /* Zeroes where nobody looks: behind the disk's end, or before anybody knows of it. */
@@ -222,7 +206,7 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 	/* What lies behind the nearer end must not show when it moves on. */
 	ret = size > old ? clear(img, q, edge, edge_end) : 0;
 	if (!ret)
-		ret = rebuild_as(img, q, size);
+		ret = qc_remake(img, q, size, NULL, NULL);
 	if (!ret && size < old)
 		ret = clear(img, q, edge, edge_end);
 	if (!ret && img->data_raw)

@@ -100,11 +100,11 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 		return qc_fail(img, -EROFS, " is open read-only");
 	if (snapshot && c->count == 3 &&
 	    (!strcmp(job, "create") || !strcmp(job, "delete") || !strcmp(job, "apply")))
-		return qc_snapshot(img, q, job, c->words[2]);
+		return qc_remake(img, q, img->size, job, c->words[2]);
 	if (!strcmp(verb, "resize") && c->count == 2 && !ubd_size_parse(job, &size))
 		return qc_resize(img, q, size);
 	if (!strcmp(verb, "repair") && c->count == 1)
-		return qc_repair(img, q);
+		return qc_remake(img, q, img->size, NULL, NULL);
 	return ubd_device_fail(img->dev, -EOPNOTSUPP, "the target qcow2 has no command '%s %s'",
 			       verb, job);
 }

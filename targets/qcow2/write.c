@@ -23,14 +23,16 @@ struct run {
 
 /* ---- Which guest clusters are being changed ------------------------------------------------ */
 
-bool qc_is_busy(const struct qc_image *img, uint64_t first, uint64_t count)
+int qc_turn(const struct qc_image *img, struct qc_tx *tx, uint64_t guest)
 {
 	const struct qc_busy *b;
 
 	LIST_FOREACH(b, &img->busy, others)
-		if (first < b->first + b->count && b->first < first + count)
-			return true;
-	return false;
+		if (guest - b->first < b->count) {
+			tx->need = NEED_TURN;
+			return -EAGAIN;
+		}
+	return 0;
 }
 
 /* ---- Planning, under the lock -------------------------------------------------------------- */
@@ -73,7 +75,7 @@ static uint64_t count_whole(struct qc_image *img, struct qc_tx *tx, const struct
 	uint64_t most = MIN(len >> img->cluster_bits, per_page - r->guest % per_page);
 	struct qc_entry e;
 
-	while (n < most && !qc_is_busy(img, r->guest + n, 1) &&
+	while (n < most && !qc_turn(img, tx, r->guest + n) &&
 	       !qc_map_get(img, tx, r->guest + n, &e) &&
 	       (img->external || !e.has_host || !e.copied))
 		n++;
@@ -84,13 +86,10 @@ static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct
 {
 	uint64_t at = r->offset & (cluster_size(img) - 1), first;
 	bool whole = !at && len >= cluster_size(img);
-	int ret;
+	int ret = qc_turn(img, tx, r->guest);
 
-	if (qc_is_busy(img, r->guest, 1)) {
-		tx->need = NEED_TURN;
-		return -EAGAIN;
-	}
-	ret = qc_map_prepare(img, tx, r->guest);
+	if (!ret)
+		ret = qc_map_prepare(img, tx, r->guest);
 	if (ret)
 		return ret;
 	if (r->old.has_host && r->old.copied) {
@@ -238,7 +237,6 @@ static int map_run(struct qc_image *img, struct qc_tx *tx, const struct run *r)
 /* One run from plan to mapping. */
 static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, struct run *r)
 {
-	struct qc_tx tx = {0};
 	int ret;
 
 	ret = widen(img, q, r);
@@ -247,7 +245,7 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 	if (r->in_place)
 		return ret;
 	if (!ret)
-		QC_TRANSACTION(img, q, &tx, ret, map_run(img, &tx, r));
+		QC_TRANSACTION(img, q, ret, map_run(img, tx, r));
 	pthread_mutex_lock(&img->lock);
 	if (ret && r->taken)
 		qc_unalloc(img, r->host >> img->cluster_bits, r->count);
@@ -265,11 +263,10 @@ static int write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io 
 	bool mapped = false;
 
 	while (len) {
-		struct qc_tx tx = {0};
 		struct run r;
 		int ret;
 
-		QC_TRANSACTION(img, q, &tx, ret, plan(img, &tx, offset, len, &r));
+		QC_TRANSACTION(img, q, ret, plan(img, tx, offset, len, &r));
 		if (!ret)
 			ret = write_run(img, q, io, &r);
 		if (ret)

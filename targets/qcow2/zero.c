@@ -38,26 +38,18 @@ static int zero_clusters(struct qc_image *img, struct qc_tx *tx, uint64_t guest,
 			 const struct zeroing *z, uint64_t *done)
 {
 	uint64_t per_page = page_size(img) / entry_size(img);
-	bool prepared = false;
 
 	n = MIN(n, per_page - guest % per_page);
 	for (*done = 0; *done < n; ++*done) {
 		struct qc_entry old, e;
-		int ret = 0;
+		int ret = qc_turn(img, tx, guest + *done);
 
-		if (qc_is_busy(img, guest + *done, 1)) {
-			tx->need = NEED_TURN;
-			ret = -EAGAIN;
-		}
 		if (!ret)
 			ret = qc_map_get(img, tx, guest + *done, &old);
 		if (!ret)
 			ret = new_entry(img, z, &old, &e);
-		if (ret > 0 && !prepared) {
-			ret = qc_map_prepare(img, tx, guest + *done);
-			prepared = !ret;
-			ret = ret ? ret : 1;
-		}
+		if (ret > 0)
+			ret = qc_map_prepare(img, tx, guest + *done) ?: 1;
 		if (ret < 0)
 			return *done ? 0 : ret;
 		if (!ret)
@@ -99,11 +91,10 @@ static int zero_whole(struct qc_image *img, struct ubd_queue *q, uint64_t guest,
 		      const struct zeroing *z)
 {
 	while (n) {
-		struct qc_tx tx = {0};
 		uint64_t done;
 		int ret;
 
-		QC_TRANSACTION(img, q, &tx, ret, zero_clusters(img, &tx, guest, n, z, &done));
+		QC_TRANSACTION(img, q, ret, zero_clusters(img, tx, guest, n, z, &done));
 		if (ret == -ENOTSUP) {
 			ret = qc_write_zero_data(img, q, guest << img->cluster_bits,
 						 cluster_size(img));
