@@ -288,7 +288,7 @@ static int close_in_order(struct qc_image *img)
 		else
 			img->incompatible &= ~INCOMPAT_DIRTY;
 		qc_header_fill(img, img->header);
-		ret = qc_header_write(img, NULL, img->header);
+		ret = qc_file_write(&img->file, NULL, img->header, page_size(img), 0);
 	}
 	return ret ? ret : qc_file_sync(&img->file, NULL);
 }

@@ -31,12 +31,38 @@ static int unknown(struct qc_image *img, const char *what, uint64_t value)
 
 /* ---- Fields -------------------------------------------------------------------------------- */
 
+void qc_header_take(struct qc_image *img, const uint8_t *h)
+{
+	img->size = get64(h + HDR_SIZE);
+	img->l1_entries = get32(h + HDR_L1_ENTRIES);
+	img->l1_offset = get64(h + HDR_L1_OFFSET);
+	img->rt_offset = get64(h + HDR_RT_OFFSET);
+	img->rt_clusters = get32(h + HDR_RT_CLUSTERS);
+	img->nr_snapshots = get32(h + HDR_SNAPSHOTS);
+	img->snapshots_offset = get64(h + HDR_SNAPSHOTS_OFFSET);
+	img->incompatible = img->version == 2 ? 0 : get64(h + HDR_INCOMPATIBLE);
+	img->autoclear = img->version == 2 ? 0 : get64(h + HDR_AUTOCLEAR);
+}
+
+void qc_header_fill(struct qc_image *img, uint8_t *h)
+{
+	put64(h + HDR_SIZE, img->size);
+	put32(h + HDR_L1_ENTRIES, img->l1_entries);
+	put64(h + HDR_L1_OFFSET, img->l1_offset);
+	put64(h + HDR_RT_OFFSET, img->rt_offset);
+	put32(h + HDR_RT_CLUSTERS, img->rt_clusters);
+	put32(h + HDR_SNAPSHOTS, img->nr_snapshots);
+	put64(h + HDR_SNAPSHOTS_OFFSET, img->snapshots_offset);
+	if (img->version == 2)
+		return;
+	put64(h + HDR_INCOMPATIBLE, img->incompatible);
+	put64(h + HDR_AUTOCLEAR, img->autoclear);
+}
+
 static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 {
 	uint32_t order = get32(h + HDR_REFCOUNT_ORDER);
 
-	img->incompatible = get64(h + HDR_INCOMPATIBLE);
-	img->autoclear = get64(h + HDR_AUTOCLEAR);
 	*length = get32(h + HDR_LENGTH);
 	if (order > 6)
 		return bad(img, "a refcount order", order);
@@ -76,13 +102,7 @@ static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 		return qc_fail(img, -EINVAL,
 			       " is encrypted: encrypted images are not supported; decrypt it with "
 			       "qemu-img convert");
-	img->size = get64(h + HDR_SIZE);
-	img->l1_entries = get32(h + HDR_L1_ENTRIES);
-	img->l1_offset = get64(h + HDR_L1_OFFSET);
-	img->rt_offset = get64(h + HDR_RT_OFFSET);
-	img->rt_clusters = get32(h + HDR_RT_CLUSTERS);
-	img->nr_snapshots = get32(h + HDR_SNAPSHOTS);
-	img->snapshots_offset = get64(h + HDR_SNAPSHOTS_OFFSET);
+	qc_header_take(img, h);
 	img->units = 1;
 	img->unit_bits = img->cluster_bits;
 	img->refcount_bits = 16;
@@ -200,27 +220,6 @@ int qc_header_read(struct qc_image *img)
 	return ret;
 }
 
-void qc_header_fill(struct qc_image *img, uint8_t *h)
-{
-	put64(h + HDR_SIZE, img->size);
-	put32(h + HDR_L1_ENTRIES, img->l1_entries);
-	put64(h + HDR_L1_OFFSET, img->l1_offset);
-	put64(h + HDR_RT_OFFSET, img->rt_offset);
-	put32(h + HDR_RT_CLUSTERS, img->rt_clusters);
-	put32(h + HDR_SNAPSHOTS, img->nr_snapshots);
-	put64(h + HDR_SNAPSHOTS_OFFSET, img->snapshots_offset);
-	if (img->version == 2)
-		return;
-	put64(h + HDR_INCOMPATIBLE, img->incompatible);
-	put64(h + HDR_AUTOCLEAR, img->autoclear);
-}
-
-/* One page; what changes in it lies in its first sector, so it changes as one. */
-int qc_header_write(struct qc_image *img, struct ubd_queue *q, const uint8_t *header)
-{
-	return qc_file_write(&img->file, q, header, page_size(img), 0);
-}
-
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 {
 	int ret = 0;
@@ -236,7 +235,7 @@ int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 		img->autoclear &= img->data_raw ? AUTOCLEAR_RAW_DATA : 0;
 		qc_header_fill(img, img->header);
 		pthread_mutex_unlock(&img->lock);
-		ret = qc_header_write(img, q, img->header);
+		ret = qc_file_write(&img->file, q, img->header, page_size(img), 0);
 		atomic_store(&img->marked, !ret);
 	}
 	if (q)

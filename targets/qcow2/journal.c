@@ -34,16 +34,10 @@ struct identity {
 	char boot[40];
 };
 
-struct journal_file {
+struct qc_journal {
 	struct identity id;
 	_Atomic uint64_t head, tail; /* records ever written, and superfluous */
 	struct record records[ROOM];
-};
-
-struct qc_journal {
-	struct journal_file *map;
-	char *path;
-	uint64_t taken; /* the head when the last commit began */
 };
 
 bool qc_journal_full(const struct qc_image *img)
@@ -51,36 +45,33 @@ bool qc_journal_full(const struct qc_image *img)
 	const struct qc_journal *j = img->journal;
 
 	/* A commit under way leaves room for as much again; failed ones leave less and less. */
-	return j && (j->map->head - j->taken > ROOM / 8 * 3 ||
-		     j->map->head - j->map->tail > ROOM / 8 * 7);
+	return j &&
+	       (j->head - img->journal_taken > ROOM / 8 * 3 || j->head - j->tail > ROOM / 8 * 7);
 }
 
 void qc_journal_add(struct qc_image *img, uint64_t guest, uint64_t word, uint64_t bits)
 {
 	struct qc_journal *j = img->journal;
-	uint64_t head;
 
-	if (!j)
-		return;
-	head = j->map->head;
-	/* Never, as transactions look first; but what is not noted must be on disk. */
-	img->commit_first |= head - j->map->tail == ROOM;
-	if (head - j->map->tail == ROOM)
-		return;
-	j->map->records[head % ROOM] = (struct record){guest, word, bits};
-	atomic_store_explicit(&j->map->head, head + 1, memory_order_release);
+	if (j && j->head - j->tail < ROOM) {
+		j->records[j->head % ROOM] = (struct record){guest, word, bits};
+		atomic_store_explicit(&j->head, j->head + 1, memory_order_release);
+	} else if (j) {
+		/* Never, as transactions look first; but what is not noted must be on disk. */
+		img->commit_first = true;
+	}
 }
 
 void qc_journal_begin(struct qc_image *img)
 {
 	if (img->journal)
-		img->journal->taken = img->journal->map->head;
+		img->journal_taken = img->journal->head;
 }
 
 void qc_journal_end(struct qc_image *img)
 {
 	if (img->journal)
-		atomic_store(&img->journal->map->tail, img->journal->taken);
+		atomic_store(&img->journal->tail, img->journal_taken);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -95,15 +86,16 @@ static int by_guest(const void *a, const void *b)
 }
 
 /* What a dead server left: the newest record of each guest cluster, in order of these. */
-static int take_patches(struct qc_image *img, const struct journal_file *map)
+static int take_patches(struct qc_image *img)
 {
-	uint32_t n = (uint32_t)MIN(map->head - map->tail, ROOM), kept = 0;
-	struct qc_patch *p = calloc(n, sizeof(*p));
+	const struct qc_journal *j = img->journal;
+	uint32_t n = (uint32_t)MIN(j->head - j->tail, ROOM), kept = 0;
+	struct qc_patch *p = calloc(n + 1, sizeof(*p));
 
 	if (!p)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n; i++) {
-		const struct record *r = &map->records[(map->tail + i) % ROOM];
+		const struct record *r = &j->records[(j->tail + i) % ROOM];
 
 		p[i] = (struct qc_patch){r->guest, r->word, r->bits, i};
 	}
@@ -126,94 +118,82 @@ static void read_boot_id(char *boot, size_t size)
 		close(fd);
 }
 
-static int map_journal(struct qc_image *img, struct qc_journal *j, const struct stat *st)
+/* An empty one, or what there is for this image as it was left. */
+static int map_journal(struct qc_image *img, const struct stat *st)
 {
 	struct identity id = {JOURNAL_MAGIC, st->st_dev, st->st_ino, img->l1_offset};
-	int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = open(img->journal_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), err;
+	struct qc_journal *j = MAP_FAILED;
 
 	if (fd < 0)
-		goto fail;
+		return -errno;
 	/* Its space is taken now: a full file system must not show when a record is written. */
-	errno = posix_fallocate(fd, 0, sizeof(*j->map));
-	if (errno)
-		goto fail;
-	read_boot_id(id.boot, sizeof(id.boot));
-	j->map = mmap(NULL, sizeof(*j->map), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (j->map == MAP_FAILED)
-		goto fail;
+	err = posix_fallocate(fd, 0, sizeof(*j));
+	if (!err)
+		j = mmap(NULL, sizeof(*j), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (!err && j == MAP_FAILED)
+		err = errno;
 	close(fd);
-	if (j->map->head != j->map->tail && !memcmp(&j->map->id, &id, sizeof(id))) {
+	if (err)
+		return -err;
+	img->journal = j;
+	read_boot_id(id.boot, sizeof(id.boot));
+	if (j->head != j->tail && !memcmp(&j->id, &id, sizeof(id))) {
 		if (img->incompatible & INCOMPAT_DIRTY)
-			return take_patches(img, j->map);
+			return 0;
 		ubd_device_notice(img->dev,
 				  "%s has been changed by another program since its server died: "
 				  "what was not flushed then is lost",
 				  img->file.path);
 	}
-	j->map->head = j->map->tail = 0;
-	j->map->id = id;
+	j->head = j->tail = 0;
+	j->id = id;
 	return 0;
-fail:
-	j->map = NULL;
-	if (fd >= 0)
-		close(fd);
-	return -errno;
 }
 
 int qc_journal_open(struct qc_image *img, const char *dir)
 {
-	struct qc_journal *j = calloc(1, sizeof(*j));
 	struct stat st;
-	int ret = -ENOMEM;
+	int ret = fstat(img->file.b.fd, &st) < 0 ? -errno : 0;
 
-	if (!j || fstat(img->file.b.fd, &st) < 0)
-		goto fail;
 	mkdir(dir, 0755);
-	if (asprintf(&j->path, "%s/qcow2-%llx-%llx.journal", dir, (unsigned long long)st.st_dev,
-		     (unsigned long long)st.st_ino) < 0)
-		goto fail;
-	ret = map_journal(img, j, &st);
-	if (ret)
-		goto fail;
-	img->journal = j;
-	return 0;
-fail:
+	if (!ret && asprintf(&img->journal_path, "%s/qcow2-%llx-%llx.journal", dir,
+			     (unsigned long long)st.st_dev, (unsigned long long)st.st_ino) < 0) {
+		img->journal_path = NULL;
+		return -ENOMEM;
+	}
+	if (!ret)
+		ret = map_journal(img, &st);
+	if (!ret)
+		return take_patches(img);
 	ubd_device_notice(img->dev,
 			  "no journal in %s (%s): mappings are written before writes are "
 			  "answered, which is slower",
 			  dir, strerror(-ret));
-	if (j)
-		free(j->path);
-	free(j);
 	img->commit_first = true;
 	return 0;
 }
 
 void qc_journal_reset(struct qc_image *img)
 {
-	struct qc_journal *j = img->journal;
-
 	free(img->patches);
 	img->patches = NULL;
 	img->nr_patches = 0;
-	if (!j)
+	if (!img->journal)
 		return;
-	j->map->tail = j->taken = j->map->head;
-	j->map->id.l1_offset = img->l1_offset;
+	img->journal->tail = img->journal_taken = img->journal->head;
+	img->journal->id.l1_offset = img->l1_offset;
 }
 
 void qc_journal_close(struct qc_image *img, bool clean)
 {
-	struct qc_journal *j = img->journal;
-
-	free(img->patches);
-	img->patches = NULL;
-	if (!j)
-		return;
-	if (clean)
-		unlink(j->path);
-	munmap(j->map, sizeof(*j->map));
-	free(j->path);
-	free(j);
+	if (img->journal && clean)
+		unlink(img->journal_path);
+	if (img->journal)
+		munmap(img->journal, sizeof(*img->journal));
 	img->journal = NULL;
+	free(img->patches);
+	free(img->journal_path);
+	img->patches = NULL;
+	img->journal_path = NULL;
 }

@@ -54,7 +54,7 @@ struct qc_page {
 	uint8_t *data;
 	LIST_ENTRY(qc_page) chain; /* of the hash */
 	TAILQ_ENTRY(qc_page) age;
-	bool loading, failed;
+	bool loading;
 	bool dirty;
 	bool writing; /* a commit has a copy of it on its way: not to be evicted */
 	bool fresh;   /* of a table that nothing on disk points at yet */
@@ -141,8 +141,10 @@ struct qc_image {
 	struct qc_ranges limbo;	  /* unmapped for good; older requests may still look there */
 	struct qc_ranges leaving; /* the same, when the requests of one epoch have ended: */
 	unsigned leaving_epoch;
-	_Atomic bool paused; /* requests wait at the door */
-	struct qc_journal *journal;
+	_Atomic bool paused;	    /* requests wait at the door */
+	struct qc_journal *journal; /* mapped */
+	char *journal_path;
+	uint64_t journal_taken;	  /* its head when the last commit began */
 	struct qc_patch *patches; /* for qc_rebuild() to work in, by guest cluster */
 	uint32_t nr_patches;
 	_Atomic bool
@@ -213,9 +215,12 @@ static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
 int qc_header_read(struct qc_image *img);
 /* Whether there can be an L1 table at pos, for a disk of that size. */
 bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size);
-/* The fields that change, put into .header. */
+/*
+ * The fields that change, from and to a header's bytes. All lie in its first sector, so they change
+ * as one.
+ */
+void qc_header_take(struct qc_image *img, const uint8_t *header);
 void qc_header_fill(struct qc_image *img, uint8_t *header);
-int qc_header_write(struct qc_image *img, struct ubd_queue *q, const uint8_t *header);
 /* Before the first change of a session: mark the file as in use. [awaits] */
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q);
 /* One sentence about the image, which begins with its name. */
@@ -327,8 +332,7 @@ int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *fi
 	     uint64_t *count, bool *zeroed);
 /* Lock held: clusters that nothing on disk points at: free at once. */
 void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
-/* Refcounts in memory: entry i of a block's bytes. */
-uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i);
+/* In memory: entry i of a block. */
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
 /* With room for one more item, `count` of them there; NULL: no memory, they stay where they are. */
 void *qc_grow(void *items, size_t count, size_t size);
@@ -376,8 +380,9 @@ int qc_read(struct qc_image *img, struct ubd_io *io);
 int qc_read_memory(struct qc_image *img, struct ubd_queue *q, uint64_t offset, void *buf,
 		   uint64_t len);
 int qc_write(struct qc_image *img, struct ubd_io *io);
-/* Zeroes as data, inside one cluster. [awaits] */
-int qc_write_zero_data(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len);
+/* The part of io's data that belongs there; NULL: zeroes as data. [awaits] */
+int qc_write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, uint64_t offset,
+		   uint64_t len);
 int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len, bool discard,
 	    bool keep);
 
@@ -396,6 +401,7 @@ struct qc_snapshot {
 
 struct qc_snapshots {
 	uint8_t *table; /* owned; where the entries were read from */
+	uint64_t bytes; /* of these */
 	struct qc_snapshot *items;
 	unsigned count;
 };
@@ -419,7 +425,6 @@ bool qc_table_is_small(const struct qc_image *img);
 
 int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snapshots *s);
 void qc_snapshots_free(struct qc_snapshots *s);
-uint64_t qc_snapshots_bytes(const struct qc_snapshots *s);
 /* By id or by name; NULL: there is none. */
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word);
 /*

@@ -129,8 +129,7 @@ static int take_stock(struct rebuild *r)
 	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD) ?: census_spare_refcounts(&r->c);
 
 	if (!ret && w->now->count)
-		ret = census_mark(&r->c, img->snapshots_offset,
-				  clusters_for(img, qc_snapshots_bytes(w->now)),
+		ret = census_mark(&r->c, img->snapshots_offset, clusters_for(img, w->now->bytes),
 				  !w->added && !w->gone, CENSUS_OLD);
 	if (!ret)
 		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, w->added != NULL);
@@ -175,7 +174,7 @@ static int write_l1(struct rebuild *r)
 static int write_snapshots(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
-	uint64_t bytes = qc_snapshots_bytes(w->now) + (w->added ? w->added->length : 0);
+	uint64_t bytes = w->now->bytes + (w->added ? w->added->length : 0);
 	uint64_t n = clusters_for(r->img, bytes), at = 0;
 	uint8_t *table;
 	int ret;
@@ -290,22 +289,13 @@ static void forget(struct qc_ranges *r)
 	*r = (struct qc_ranges){0};
 }
 
-static void adopt(struct rebuild *r)
+static void adopt(struct qc_image *img, const uint8_t *header)
 {
-	struct qc_image *img = r->img;
-
 	pthread_mutex_lock(&img->lock);
-	img->size = r->w->size;
-	img->l1_offset = r->next.l1_offset;
-	img->l1_entries = r->next.l1_entries;
-	img->rt_offset = r->next.rt_offset;
-	img->rt_clusters = r->next.rt_clusters;
-	img->snapshots_offset = r->next.snapshots_offset;
-	img->nr_snapshots = r->next.nr_snapshots;
-	img->incompatible = r->next.incompatible;
+	memcpy(img->header, header, page_size(img));
+	qc_header_take(img, header);
 	atomic_store(&img->marked, false);
 	atomic_store(&img->broken, false);
-	qc_header_fill(img, img->header);
 	qc_cache_drop(img);
 	forget(&img->freed);
 	forget(&img->limbo);
@@ -328,13 +318,12 @@ static int switch_over(struct rebuild *r)
 	r->next.size = r->w->size;
 	r->next.incompatible &= ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
 	qc_header_fill(&r->next, header);
-	ret = qc_header_write(img, r->c.q, header);
-	free(header);
-	if (ret)
-		return ret;
+	ret = qc_file_write(&img->file, r->c.q, header, page_size(img), 0);
 	/* Written: whatever the sync says, the file may say so from now on. */
-	adopt(r);
-	return qc_file_sync(&img->file, r->c.q);
+	if (!ret)
+		adopt(img, header);
+	free(header);
+	return ret ? ret : qc_file_sync(&img->file, r->c.q);
 }
 
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)

@@ -33,7 +33,7 @@ void qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
 
 /* ---- Entries of a block -------------------------------------------------------------------- */
 
-uint64_t qc_ref_peek(const uint8_t *block, unsigned bits, uint64_t i)
+static uint64_t peek(const uint8_t *block, unsigned bits, uint64_t i)
 {
 	uint64_t value = 0;
 
@@ -126,7 +126,7 @@ int qc_ref_get(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_
 	uint8_t *page;
 	int ret = find_entry(img, tx, cluster, &pos, &page, &i);
 
-	*count = !ret && page ? qc_ref_peek(page, img->refcount_bits, i) : 0;
+	*count = !ret && page ? peek(page, img->refcount_bits, i) : 0;
 	return ret;
 }
 
@@ -177,7 +177,7 @@ static int is_free(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 
 	if (ret || !page)
 		return ret ? ret : NO_BLOCK;
-	if (qc_ref_peek(page, img->refcount_bits, i))
+	if (peek(page, img->refcount_bits, i))
 		return 0;
 	/* A refcount of 0 on what is plainly in use: never hand that out. */
 	if (qc_is_metadata(img, cluster << img->cluster_bits, cluster_size(img)))

@@ -23,15 +23,6 @@ void qc_snapshots_free(struct qc_snapshots *s)
 	*s = (struct qc_snapshots){0};
 }
 
-uint64_t qc_snapshots_bytes(const struct qc_snapshots *s)
-{
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < s->count; i++)
-		bytes += s->items[i].length;
-	return bytes;
-}
-
 /* One entry at p, of which `left` bytes are there. 1, 0: more are needed, or -errno. */
 static int parse(const struct qc_image *img, uint8_t *p, uint64_t left, struct qc_snapshot *s)
 {
@@ -70,9 +61,9 @@ static int parse_all(const struct qc_image *img, uint64_t bytes, struct qc_snaps
 	s->items = calloc(img->nr_snapshots, sizeof(*s->items));
 	if (!s->items)
 		return -ENOMEM;
-	for (uint64_t at = 0; ret > 0 && s->count < img->nr_snapshots; s->count++) {
-		ret = parse(img, s->table + at, bytes - at, &s->items[s->count]);
-		at += s->items[s->count].length;
+	for (; ret > 0 && s->count < img->nr_snapshots; s->count++) {
+		ret = parse(img, s->table + s->bytes, bytes - s->bytes, &s->items[s->count]);
+		s->bytes += s->items[s->count].length;
 	}
 	return ret;
 }

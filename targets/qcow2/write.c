@@ -257,8 +257,8 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 
 /* ---- Requests ------------------------------------------------------------------------------ */
 
-static int write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
-		       uint64_t offset, uint64_t len)
+int qc_write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, uint64_t offset,
+		   uint64_t len)
 {
 	bool mapped = false;
 
@@ -280,12 +280,7 @@ static int write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io 
 
 int qc_write(struct qc_image *img, struct ubd_io *io)
 {
-	int ret = write_range(img, io->queue, io, io->offset, io->length);
+	int ret = qc_write_range(img, io->queue, io, io->offset, io->length);
 
 	return ret ? ret : (int)io->length;
-}
-
-int qc_write_zero_data(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len)
-{
-	return write_range(img, q, NULL, offset, len);
 }

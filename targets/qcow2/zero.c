@@ -66,7 +66,7 @@ static int zero_part(struct qc_image *img, struct ubd_queue *q, uint64_t offset,
 {
 	int ret = qc_is_zero(img, q, offset, len);
 
-	return ret ? MIN(ret, 0) : qc_write_zero_data(img, q, offset, len);
+	return ret ? MIN(ret, 0) : qc_write_range(img, q, NULL, offset, len);
 }
 
 /* A raw data file has the zeroes itself. */
@@ -77,7 +77,7 @@ static int zero_raw(struct qc_image *img, struct ubd_queue *q, uint64_t offset, 
 
 	while (ret == -EOPNOTSUPP && len && !z->discard) {
 		uint64_t part = MIN(len, ZERO_DATA_STEP);
-		int err = qc_write_zero_data(img, q, offset, part);
+		int err = qc_write_range(img, q, NULL, offset, part);
 
 		if (err)
 			return err;
@@ -96,8 +96,8 @@ static int zero_whole(struct qc_image *img, struct ubd_queue *q, uint64_t guest,
 
 		QC_TRANSACTION(img, q, ret, zero_clusters(img, tx, guest, n, z, &done));
 		if (ret == -ENOTSUP) {
-			ret = qc_write_zero_data(img, q, guest << img->cluster_bits,
-						 cluster_size(img));
+			ret = qc_write_range(img, q, NULL, guest << img->cluster_bits,
+					     cluster_size(img));
 			done = 1;
 		}
 		if (ret)
