@@ -42,7 +42,7 @@ static struct ubd_device *make_device(struct add_request *r, int *code)
 	r->config.notice = server_notice;
 	dev = ubd_device_new(r->target, &r->config);
 	if (!dev) {
-		*code = say_failed("add: out of memory");
+		*code = say_failed("%s: out of memory", r->verb);
 		return NULL;
 	}
 	for (size_t i = 0; i < r->count; i++) {
@@ -50,8 +50,8 @@ static struct ubd_device *make_device(struct add_request *r, int *code)
 						r->settings[i].value);
 
 		if (ret) {
-			*code = say_misused("add: %s (see ubd help add %s)", ubd_device_error(dev),
-					    r->target->name);
+			*code = say_misused("%s: %s (see ubd help add %s)", r->verb,
+					    ubd_device_error(dev), r->target->name);
 			ubd_device_free(dev);
 			return NULL;
 		}
@@ -60,15 +60,15 @@ static struct ubd_device *make_device(struct add_request *r, int *code)
 }
 
 /* What would fail anyhow is better said before there is a server to say it. */
-static int check_surroundings(void)
+static int check_surroundings(const struct add_request *r)
 {
-	struct ubd_ctrl *ctrl = control_open("add");
+	struct ubd_ctrl *ctrl = control_open(r->verb);
 	const char *why;
 
 	if (!ctrl)
 		return EXIT_FAILED;
 	ubd_ctrl_close(ctrl);
-	return state_dir_make(&why) ? 0 : say_failed("add: %s", why);
+	return state_dir_make(&why) ? 0 : say_failed("%s: %s", r->verb, why);
 }
 
 /* ---- The server in the background --------------------------------------------------------- */
@@ -85,7 +85,8 @@ static void become_server(const struct add_request *r, struct ubd_device *dev, i
 }
 
 /* Read the server's report to its end, passing interruptions on. Returns its length. */
-static size_t read_report(int fd, pid_t server, const sigset_t *mask, char *text, size_t size)
+static size_t read_report(const struct add_request *r, int fd, pid_t server, const sigset_t *mask,
+			  char *text, size_t size)
 {
 	struct timespec patience = {.tv_sec = PATIENCE_MS / 1000};
 	bool told = false;
@@ -97,6 +98,9 @@ static size_t read_report(int fd, pid_t server, const sigset_t *mask, char *text
 		int ready = ppoll(&p, 1, told ? NULL : &patience, mask);
 		ssize_t n;
 
+		/* A device that was there before is not to be taken away. */
+		if (interrupts && r->config.take_over)
+			break;
 		if (interrupts > passed_on) {
 			/* Who insists, does not want to wait for things to be put in order. */
 			kill(server, passed_on ? SIGKILL : SIGTERM);
@@ -104,8 +108,9 @@ static size_t read_report(int fd, pid_t server, const sigset_t *mask, char *text
 		}
 		if (ready == 0) {
 			say_note("waiting for the server (process %d) to get the device ready; "
-				 "Ctrl-C gives up",
-				 (int)server);
+				 "Ctrl-C %s",
+				 (int)server,
+				 r->config.take_over ? "leaves it to that" : "gives up");
 			told = true;
 		}
 		if (ready <= 0)
@@ -119,10 +124,13 @@ static size_t read_report(int fd, pid_t server, const sigset_t *mask, char *text
 	return len;
 }
 
-static int explain_end(pid_t server)
+static int explain_end(const struct add_request *r, pid_t server)
 {
 	int status;
 
+	if (interrupts && r->config.take_over)
+		return say_failed("%s: interrupted; the server (process %d) goes on", r->verb,
+				  (int)server);
 	while (waitpid(server, &status, 0) < 0 && errno == EINTR)
 		;
 	if (interrupts)
@@ -131,25 +139,26 @@ static int explain_end(pid_t server)
 							"by ubd list"
 						      : "; nothing was added");
 	if (WIFSIGNALED(status))
-		return say_failed("add: the server was killed by signal %d (%s) while starting; "
+		return say_failed("%s: the server was killed by signal %d (%s) while starting; "
 				  "ubd list shows whether it left a device",
-				  WTERMSIG(status), strsignal(WTERMSIG(status)));
-	return say_failed("add: the server ended without a word, status %d", WEXITSTATUS(status));
+				  r->verb, WTERMSIG(status), strsignal(WTERMSIG(status)));
+	return say_failed("%s: the server ended without a word, status %d", r->verb,
+			  WEXITSTATUS(status));
 }
 
-static int wait_for_server(int fd, pid_t server, const sigset_t *mask)
+static int wait_for_server(const struct add_request *r, int fd, pid_t server, const sigset_t *mask)
 {
 	static char text[1 << 16];
-	size_t len = read_report(fd, server, mask, text, sizeof(text));
+	size_t len = read_report(r, fd, server, mask, text, sizeof(text));
 
 	if (interrupts || !len)
-		return explain_end(server);
+		return explain_end(r, server);
 	if (text[0] == SERVER_READY) {
 		puts(text + 1);
 		return 0;
 	}
-	/* Nothing is left behind once it has ended. */
-	while (waitpid(server, NULL, 0) < 0 && errno == EINTR)
+	/* Nothing is left behind once it has ended; a server that takes over may not end at all. */
+	while (!r->config.take_over && waitpid(server, NULL, 0) < 0 && errno == EINTR)
 		;
 	return say_failed("%s", text + 1);
 }
@@ -162,7 +171,7 @@ static int add_in_background(const struct add_request *r, struct ubd_device *dev
 	pid_t server;
 
 	if (pipe2(fds, O_CLOEXEC) < 0)
-		return say_failed("add: cannot make a pipe: %s", strerror(errno));
+		return say_failed("%s: cannot make a pipe: %s", r->verb, strerror(errno));
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGINT);
 	sigaddset(&blocked, SIGTERM);
@@ -180,18 +189,34 @@ static int add_in_background(const struct add_request *r, struct ubd_device *dev
 	}
 	close(fds[1]);
 	if (server < 0)
-		code = say_failed("add: cannot make a process: %s", strerror(errno));
+		code = say_failed("%s: cannot make a process: %s", r->verb, strerror(errno));
 	else
-		code = wait_for_server(fds[0], server, &before);
+		code = wait_for_server(r, fds[0], server, &before);
 	close(fds[0]);
 	ubd_device_free(dev);
 	return code;
 }
 
+int add_serve(struct add_request *r)
+{
+	int code = 0;
+	struct ubd_device *dev = make_device(r, &code);
+
+	if (!dev)
+		return code;
+	code = check_surroundings(r);
+	if (code)
+		ubd_device_free(dev);
+	else if (r->foreground)
+		code = server_run(r, dev, -1);
+	else
+		code = add_in_background(r, dev);
+	return code;
+}
+
 static int run(int argc, char **argv)
 {
-	struct add_request r = {0};
-	struct ubd_device *dev = NULL;
+	struct add_request r = {.verb = "add"};
 	int code = add_parse(argc, argv, &r);
 
 	if (!code && r.help) {
@@ -200,15 +225,7 @@ static int run(int argc, char **argv)
 		else
 			verb_print_help(&verb_add);
 	} else if (!code) {
-		dev = make_device(&r, &code);
-		if (dev)
-			code = check_surroundings();
-		if (dev && code)
-			ubd_device_free(dev);
-		else if (dev && r.foreground)
-			code = server_run(&r, dev, -1);
-		else if (dev)
-			code = add_in_background(&r, dev);
+		code = add_serve(&r);
 	}
 	add_release(&r);
 	return code;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What `ubd add` was asked for. */
+/* What `ubd add` was asked for, or `ubd recover` in its words. */
 #ifndef CLI_ADD_ARGS_H
 #define CLI_ADD_ARGS_H
 
@@ -17,6 +17,7 @@ struct add_setting {
 };
 
 struct add_request {
+	const char *verb; /* which of them */
 	const struct ubd_target *target;
 	struct ubd_device_config config;
 	struct add_setting *settings;
@@ -31,5 +32,7 @@ extern const struct arg_option add_options[];
 /* 0, or the exit code after saying what is wrong. With .help the rest need not be complete. */
 int add_parse(int argc, char **argv, struct add_request *request);
 void add_release(struct add_request *request);
+/* A server for it, in the background unless it says otherwise. Returns the exit code. */
+int add_serve(struct add_request *request);
 
 #endif

@@ -10,8 +10,8 @@
 #include "verbs.h"
 
 const struct verb *const verbs[] = {
-	&verb_add,	&verb_del,    &verb_list, &verb_info,	 &verb_features, &verb_targets,
-	&verb_snapshot, &verb_resize, &verb_help, &verb_version, NULL,
+	&verb_add,     &verb_del,      &verb_list,   &verb_info, &verb_features, &verb_targets,
+	&verb_recover, &verb_snapshot, &verb_resize, &verb_help, &verb_version,	 NULL,
 };
 
 static int run_verb(const char *name, int argc, char **argv)

@@ -334,12 +334,13 @@ static void take_scheduler_away(unsigned id)
 static int serve(struct server *s)
 {
 	unsigned id = (unsigned)ubd_device_id(s->dev);
-	bool interrupted;
+	/* A disk that was there before goes on, whoever still wants to hear of that. */
+	bool keep = s->request->config.take_over, interrupted;
 	int ret = 0;
 
 	pthread_mutex_lock(&s->lock);
 	s->started = true;
-	interrupted = s->stop_wanted;
+	interrupted = s->stop_wanted && !keep;
 	pthread_mutex_unlock(&s->lock);
 	if (interrupted) {
 		report_failed(s, "interrupted; nothing was added");
@@ -348,7 +349,7 @@ static int serve(struct server *s)
 		take_scheduler_away(id);
 		ret = announce(s);
 	}
-	if (ret) {
+	if (ret && !keep) {
 		stop_disk(s);
 		ubd_device_wait(s->dev);
 	} else {

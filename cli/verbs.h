@@ -16,7 +16,7 @@ struct verb {
 };
 
 extern const struct verb verb_add, verb_del, verb_list, verb_info, verb_features, verb_targets,
-	verb_snapshot, verb_resize, verb_help, verb_version;
+	verb_recover, verb_snapshot, verb_resize, verb_help, verb_version;
 
 /* All verbs, in the order of help; ends with NULL. */
 extern const struct verb *const verbs[];

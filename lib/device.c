@@ -109,6 +109,11 @@ bool ubd_device_read_only(const struct ubd_device *dev)
 	return dev->cfg.read_only;
 }
 
+bool ubd_device_takes_over(const struct ubd_device *dev)
+{
+	return dev->cfg.take_over;
+}
+
 unsigned ubd_device_queues(const struct ubd_device *dev)
 {
 	return dev->nr_queues ? dev->nr_queues : dev->cfg.queues;

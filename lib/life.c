@@ -76,23 +76,31 @@ static int explain_add(struct ubd_device *dev, int ret)
 	return device_fail(dev, ret, "the driver refused to add a device: %s", strerror(-ret));
 }
 
-static int add(struct ubd_device *dev)
+/* Reach the driver and choose a way that it has; *features are all that it has. */
+static int open_driver(struct ubd_device *dev, uint64_t *features)
 {
-	uint64_t features, extensions, want;
+	uint64_t extensions;
 	int ret = ubd_ctrl_open(&dev->ctrl);
 
 	if (ret)
 		return explain_ctrl(dev, ret);
 	ubd_ctrl_set_deadline(dev->ctrl, dev->cfg.deadline_ms);
 	ubd_ctrl_set_fault(dev->ctrl, dev->fault); /* params_check_config() has parsed it */
-	ret = ubd_ctrl_features(dev->ctrl, &features);
+	ret = ubd_ctrl_features(dev->ctrl, features);
 	if (!ret)
 		ret = ubd_ctrl_extensions(dev->ctrl, &extensions, NULL, 0);
 	if (ret)
 		return device_fail(dev, ret, "cannot ask the driver for its features: %s",
 				   strerror(-ret));
-	features |= extensions;
-	ret = ways_choose(dev, features);
+	*features |= extensions;
+	return ways_choose(dev, *features);
+}
+
+static int add(struct ubd_device *dev)
+{
+	uint64_t features, want;
+	int ret = open_driver(dev, &features);
+
 	if (ret)
 		return ret;
 	want = ways_flags(dev, features);
@@ -115,6 +123,63 @@ static int add(struct ubd_device *dev)
 			"the driver does not grant zero copy \"%s\" with recovery \"%s\"",
 			ways[dev->zero_copy].name, ubd_recovery_name(dev->cfg.recovery));
 	snprintf(dev->path, sizeof(dev->path), "/dev/ublkb%u", dev->info.dev_id);
+	return 0;
+}
+
+/* The disk is in use: what it is made from must not have become another. */
+static int check_same(struct ubd_device *dev)
+{
+	struct ublk_params had, now;
+	int ret = ubd_ctrl_params(dev->ctrl, dev->info.dev_id, &had);
+
+	if (ret)
+		return device_fail(dev, ret, "the driver does not tell what %s is like: %s",
+				   dev->path, strerror(-ret));
+	params_fill(dev, &now);
+	if (ways[dev->zero_copy].features & ~dev->info.flags)
+		return device_fail(dev, -EINVAL, "%s was not added with zero copy \"%s\"",
+				   dev->path, ways[dev->zero_copy].name);
+	if (had.basic.dev_sectors != now.basic.dev_sectors ||
+	    had.basic.logical_bs_shift != now.basic.logical_bs_shift)
+		return device_fail(
+			dev, -EINVAL,
+			"%s has %llu sectors and blocks of %u bytes, its target now %llu and %u",
+			dev->path, (unsigned long long)had.basic.dev_sectors,
+			1u << had.basic.logical_bs_shift, (unsigned long long)now.basic.dev_sectors,
+			1u << now.basic.logical_bs_shift);
+	return 0;
+}
+
+static int take_over(struct ubd_device *dev)
+{
+	uint64_t end = now_ns() + NODE_WAIT_MS * 1000000ULL, features;
+	int ret = open_driver(dev, &features);
+
+	if (ret)
+		return ret;
+	snprintf(dev->path, sizeof(dev->path), "/dev/ublkb%u", dev->cfg.id);
+	/* What was done before the death would be done again, behind the write pointer. */
+	if (dev->limits.zone_size && dev->cfg.recovery == UBD_RECOVER_REISSUE)
+		return device_fail(
+			dev, -EOPNOTSUPP,
+			"%s is a zoned disk that was added with recovery \"reissue\": its "
+			"requests cannot be given to another server",
+			dev->path);
+	ret = ubd_ctrl_info(dev->ctrl, dev->cfg.id, &dev->info);
+	if (ret)
+		return device_fail(dev, ret, "there is no device %u: %s", dev->cfg.id,
+				   strerror(-ret));
+	ret = check_same(dev);
+	if (ret)
+		return ret;
+	/* The driver may still be putting away what the dead server had under way. */
+	while ((ret = ubd_ctrl_start_recovery(dev->ctrl, dev->cfg.id)) == -EBUSY && now_ns() < end)
+		poll(NULL, 0, 20);
+	if (ret)
+		return device_fail(dev, ret, "the driver does not give %s to another server: %s",
+				   dev->path,
+				   ret == -EBUSY ? "it is not waiting for one" : strerror(-ret));
+	dev->added = true;
 	return 0;
 }
 
@@ -267,7 +332,8 @@ static int start_disk(struct ubd_device *dev)
 
 	ctrl_set_idle(dev->ctrl, dev->cfg.embedded ? serve_while_waiting : watch_while_starting,
 		      dev);
-	ret = ubd_ctrl_start(dev->ctrl, dev->info.dev_id, getpid());
+	ret = dev->cfg.take_over ? ubd_ctrl_end_recovery(dev->ctrl, dev->info.dev_id, getpid())
+				 : ubd_ctrl_start(dev->ctrl, dev->info.dev_id, getpid());
 	if (ret == -ETIMEDOUT)
 		return device_fail(
 			dev, ret,
@@ -292,8 +358,8 @@ int ubd_device_start(struct ubd_device *dev)
 		dev->cfg.deadline_ms = DEFAULT_DEADLINE_MS;
 	ret = open_target(dev);
 	if (!ret)
-		ret = add(dev);
-	if (!ret)
+		ret = dev->cfg.take_over ? take_over(dev) : add(dev);
+	if (!ret && !dev->cfg.take_over)
 		ret = set_params(dev);
 	if (!ret)
 		ret = open_char(dev);
@@ -303,7 +369,7 @@ int ubd_device_start(struct ubd_device *dev)
 		ret = start_disk(dev);
 	if (ret) {
 		device_fail(dev, ret, "cannot start the device: %s", strerror(-ret));
-		life_end(dev, false);
+		life_end(dev, dev->cfg.take_over);
 	}
 	return ret;
 }

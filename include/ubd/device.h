@@ -77,6 +77,12 @@ struct ubd_device_config {
 	/* Where notices and warnings go, one line each without a newline; NULL: standard error. */
 	void (*notice)(void *arg, const char *line);
 	void *notice_arg;
+	/*
+	 * Device .id is there and has lost its server: be the next one. Its queues and its depth are
+	 * what they are; .zero_copy and .recovery must be those that it was added with. A failure
+	 * leaves it as it is.
+	 */
+	bool take_over;
 };
 
 /*

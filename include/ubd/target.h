@@ -151,6 +151,11 @@ void ubd_device_notice(struct ubd_device *dev, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 /* The user asked for a read-only device: open the backing so. */
 bool ubd_device_read_only(const struct ubd_device *dev);
+/*
+ * The disk is in use and its last server is dead: open what that one left, make nothing anew. A
+ * target that kept the bytes in its process must fail.
+ */
+bool ubd_device_takes_over(const struct ubd_device *dev);
 /* Number of queues: as asked for during open(), then as there are. */
 unsigned ubd_device_queues(const struct ubd_device *dev);
 /*

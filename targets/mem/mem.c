@@ -18,6 +18,8 @@ static int mem_open(struct ubd_device *dev, void *self)
 {
 	struct mem *m = self;
 
+	if (ubd_device_takes_over(dev))
+		return ubd_device_fail(dev, -ENODATA, "what mem held died with its server");
 	m->fd = memfd_create("ubd-mem", MFD_CLOEXEC);
 	m->map = MAP_FAILED;
 	if (m->fd >= 0 && !ftruncate(m->fd, (off_t)m->size))

@@ -260,6 +260,7 @@ static int mirror_open(struct ubd_device *dev, void *self)
 	int ret;
 
 	m->dev = dev;
+	m->create = m->create && !ubd_device_takes_over(dev);
 	if (m->paths.count > MIRROR_LEGS || (m->create && m->paths.count < 2))
 		return ubd_device_fail(dev, -EINVAL, "%zu legs: a mirror has 2 to %u",
 				       m->paths.count, MIRROR_LEGS);

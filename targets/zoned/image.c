@@ -231,11 +231,14 @@ static int open_image(struct zoned *z)
 int image_open(struct ubd_device *dev, struct zoned *z)
 {
 	struct backing_request want = {.path = z->file, .any_size = true, .max_block = ZONE_BLOCK};
-	bool new = z->file && z->format &&access(z->file, F_OK) < 0;
+	bool new;
 	int fd = -1, ret;
 
 	z->dev = dev;
-	z->format = z->format || !z->file;
+	if (!z->file && ubd_device_takes_over(dev))
+		return fail(z, -ENODATA, "what zoned held in memory died with its server");
+	z->format = (z->format && !ubd_device_takes_over(dev)) || !z->file;
+	new = z->file && z->format &&access(z->file, F_OK) < 0;
 	want.read_only = ubd_device_read_only(dev) && !z->format;
 	z->b = (struct backing){.fd = -1, .block = ZONE_BLOCK, .can_punch = true};
 	ret = z->format ? check_geometry(z) : 0;

@@ -46,6 +46,91 @@ echo '{ "id": 1, broken' >"$UBD_RUN_DIR/1.json"
 refused "a broken state file is none" 1 "no device 1" "$ubd" del 1
 rm "$UBD_RUN_DIR/1.json"
 
+# ---- Recovery ----------------------------------------------------------------
+
+# killed N: its server dies, and the driver has noticed.
+killed() {
+	kill -9 "$(server_of "$1")"
+	within 10 sh -c "$ubd list -n -o dev,state | grep -Eq '/dev/ublkb$1 +(quiesced|fail-io)'"
+}
+
+truncate -s 32M disk.img
+head -c 32M /dev/urandom >data
+for mode in queue reissue; do
+	"$ubd" add loop disk.img -n 1 --queues 2 -d 32 --recovery $mode >/dev/null
+	old=$(server_of 1)
+	check "killed, recovery $mode: noticed" killed 1
+	# Meets a disk without a server, and waits.
+	dd if=data of=/dev/ublkb1 bs=256k oflag=direct conv=fsync 2>/dev/null &
+	writer=$!
+	sleep 0.5
+	same "recover prints the path" "$("$ubd" recover 1)" /dev/ublkb1
+	wait $writer
+	same "the I/O that waited is done" $? 0
+	check "and is in the file" cmp data disk.img
+	same "another process serves it" "$([ "$(server_of 1)" != "$old" ] && "$ubd" list -n -o state)" live
+	same "queues and depth are what they were" "$("$ubd" list -n -o queues,depth | xargs)" "2 32"
+	refused "what has a server is not recovered" 1 "has its server, .*nothing to recover" "$ubd" recover 1
+	check "recovered, it is deleted" "$ubd" del 1
+done
+# Under load, more than once; reissue loses nothing.
+"$ubd" add loop disk.img -n 1 --queues 2 --recovery reissue >/dev/null
+head -c 32M /dev/urandom >data
+dd if=data of=/dev/ublkb1 bs=4k oflag=direct conv=fsync 2>/dev/null &
+writer=$!
+for round in 1 2 3; do
+	sleep 0.3
+	check "under load: killed ($round)" killed 1
+	same "under load: recovered ($round)" "$("$ubd" recover 1)" /dev/ublkb1
+done
+wait $writer
+same "the writer noticed nothing" $? 0
+check "all it wrote is in the file" cmp data disk.img
+# A recovery that cannot be leaves the disk as it is.
+killed 1
+mv disk.img away.img
+refused "recover without the file" 1 "cannot open .*disk.img" "$ubd" recover 1
+truncate -s 16M disk.img
+refused "recover with a file of another size" 1 "has 65536 sectors .* now 32768" "$ubd" recover 1
+same "the disk goes on waiting" "$("$ubd" list -n -o state)" quiesced
+mv away.img disk.img
+same "with the right file it is recovered" "$("$ubd" recover 1)" /dev/ublkb1
+check "and reads what was written" cmp -n $((32 << 20)) /dev/ublkb1 data
+check "it is deleted as well" "$ubd" del 1
+for mode in queue reissue; do
+	"$ubd" add zoned zones.img --format --size 64M --zone-size 8M -n 1 --recovery $mode >/dev/null
+	dd if=data of=/dev/ublkb1 bs=64k count=1 oflag=direct conv=fsync 2>/dev/null
+	killed 1
+	case $mode in
+	queue)
+		same "a zoned disk is recovered" "$("$ubd" recover 1)" /dev/ublkb1
+		check "and not formatted again" cmp -n 65536 data /dev/ublkb1
+		;;
+	*) refused "a zoned disk with recovery reissue is not" 1 "is a zoned disk" "$ubd" recover 1 ;;
+	esac
+	"$ubd" del 1
+	rm zones.img
+done
+truncate -s 16M leg.a leg.b
+"$ubd" add mirror leg.a leg.b --create -n 1 --recovery reissue >/dev/null
+dd if=data of=/dev/ublkb1 bs=64k count=16 oflag=direct conv=fsync 2>/dev/null
+killed 1
+same "a mirror is recovered" "$("$ubd" recover 1)" /dev/ublkb1
+check "and not created again" cmp -n 1048576 data /dev/ublkb1
+"$ubd" del 1
+rm leg.a leg.b
+"$ubd" add mem --size 8M -n 1 --recovery queue >/dev/null
+killed 1
+refused "what was in memory is not recovered" 1 "died with its server" "$ubd" recover 1
+"$ubd" del 1
+"$ubd" add null -n 1 >/dev/null
+kill -9 "$(server_of 1)"
+within 5 sh -c "[ \"\$($ubd list -n -o state)\" = 'server gone' ]"
+refused "recover of what was added without --recovery" 1 "without --recovery.*ubd del 1" "$ubd" recover 1
+"$ubd" del 1
+refused "recover of no device" 1 "no device 1" "$ubd" recover 1
+nothing_left "nothing is left behind by the recovered"
+
 # ---- Stuck servers -----------------------------------------------------------
 
 "$ubd" add null -n 2 >/dev/null

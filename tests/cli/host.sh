@@ -98,6 +98,9 @@ refused "snapshot list with a name" 2 "list takes no name" "$ubd" snapshot 0 lis
 refused "snapshot --json with create" 2 "goes with list" "$ubd" snapshot 0 create x --json
 refused "snapshot of an image that is not there" 1 "cannot open .*nowhere" "$ubd" snapshot nowhere list
 refused "snapshot of a device without a server" 1 "has no server of ubd" "$ubd" snapshot 1048575 list
+refused "recover without a device" 2 "name the device" "$ubd" recover
+refused "recover of two" 2 "not also '1'" "$ubd" recover 0 1
+refused "recover of no device" 2 "'x' names no device" "$ubd" recover x
 refused "resize without a size" 2 "its new size" "$ubd" resize 0
 refused "resize to what is no size" 2 "not a size in whole sectors" "$ubd" resize 0 1000
 refused "resize of two" 2 "not also 'x'" "$ubd" resize 0 1G x
