@@ -41,6 +41,8 @@ static void start(struct ubd_queue *q, struct tag *t, struct local_request *r)
 	t->io.offset = r->io.offset;
 	t->io.length = r->io.length;
 	t->io.append_at = 0;
+	t->io.error = 0;
+	t->io.note = 0;
 	t->local = r;
 	t->buf = aligned && r->buf ? r->buf : t->own_buf;
 	if (!aligned && carries_write_data(&r->io))

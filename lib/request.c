@@ -113,12 +113,20 @@ static int final_result(struct tag *t, int res)
 	return 0;
 }
 
+static bool retries(const struct ubd_queue *q)
+{
+	return q->target->flags & UBD_TARGET_RETRIES;
+}
+
 static void serve(void *arg)
 {
 	struct tag *t = arg;
 	struct ubd_queue *q = t->io.queue;
+	bool again = t->io.error;
 	int res = q->target->handle(&t->io, q->self);
 
+	if (unlikely(t->io.error && !again && retries(q)))
+		res = q->target->handle(&t->io, q->self);
 	if (res == FUSED_RESULT) {
 		q->serving--;
 		commit_fused(q, t);
@@ -181,23 +189,31 @@ static void decode(struct ubd_queue *q, struct tag *t)
 	io->offset = d->start_sector << 9;
 	io->length = io->op == UBD_REPORT_ZONES ? d->nr_zones : d->nr_sectors << 9;
 	io->append_at = 0;
+	io->error = 0;
+	io->note = 0;
 	t->generation = (uint32_t)d->addr & UBD_GENERATION_MASK;
 }
 
 /*
  * The command that carried the members and the commit has ended with res. A failed member leaves
- * the request with us: commit the error. Returns whether res is what a fetch ends with.
+ * the request with us: commit the error, or let the target go on. Returns whether res is what a
+ * fetch ends with.
  */
 static bool fused_ended(struct ubd_queue *q, struct tag *t, int res)
 {
 	bool fetched = res == UBLK_IO_RES_OK || res == UBLK_IO_RES_ABORT;
+	bool again = !fetched && !t->io.error && retries(q);
 
 	t->result = fetched ? (int)t->io.length : res;
-	if (res != UBLK_IO_RES_ABORT)
+	if (res != UBLK_IO_RES_ABORT && !again)
 		account(q, t);
 	t->fused = 0;
-	if (!fetched)
+	if (again) {
+		t->io.error = res;
+		request_start(q, t);
+	} else if (!fetched) {
 		commit(q, t);
+	}
 	return fetched;
 }
 

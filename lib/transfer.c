@@ -427,6 +427,7 @@ int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 	struct tag *tag = tag_of(io);
 	uint32_t total, end;
 	bool whole;
+	int ret;
 
 	/* Fused, nothing of ours runs after the transfers: they must be all there is to it. An
 	 * append's place is told by an ordinary commit. */
@@ -434,7 +435,10 @@ int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 	    !in_buffer(tag) && !check_ranges(tag, t, n, &total, &end, &whole) && whole &&
 	    member_fuse(tag, t, n))
 		return FUSED_RESULT;
-	return ubd_io_transfer(io, t, n);
+	ret = ubd_io_transfer(io, t, n);
+	if (ret < 0)
+		io->error = ret;
+	return ret;
 }
 
 int ubd_io_untouched(struct ubd_io *io)

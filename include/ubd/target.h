@@ -44,6 +44,11 @@ struct ubd_command {
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
+/*
+ * It has another way when an ubd_io_finish() fails: handle() is then called once more, with
+ * io->error, and should use ubd_io_transfer().
+ */
+#define UBD_TARGET_RETRIES (1u << 1)
 
 /*
  * A target, usually one const object. New members come at the end; .api says which the author
@@ -203,6 +208,8 @@ struct ubd_io {
 	uint8_t flags;	    /* UBD_IO_* */
 	uint16_t tag;	    /* unique among the queue's requests in flight */
 	uint64_t append_at; /* ZONE_APPEND: set to the offset written, bytes */
+	int error;	    /* of the ubd_io_finish() that failed, -errno; 0: none did */
+	uint32_t note;	    /* the target's own, for the next call; 0 at first */
 };
 
 /* ---- Moving a request's data --------------------------------------------------------------- */

@@ -362,6 +362,64 @@ static void test_stats(void)
 	ubd_device_free(dev);
 }
 
+static unsigned calls;
+
+/* What is finished first fails; then the data is put there, or not. */
+static int second_way(struct ubd_io *io, void *self)
+{
+	struct ubd_transfer t = {.where = UBD_FILE, .fd = -1, .len = io->length};
+	unsigned char data[4096];
+
+	(void)self;
+	memset(data, 0x3c, sizeof(data));
+	calls++;
+	if (!io->error) {
+		CHECK(!io->note, "the last request's note");
+		io->note = 7;
+		return ubd_io_finish(io, &t, 1);
+	}
+	CHECK(io->error == -EBADF && io->note == 7, "error %d, note %u", io->error, io->note);
+	return io->offset ? -EIO : ubd_io_put(io, 0, data, sizeof(data));
+}
+
+static int one_mib(struct ubd_device *dev, void *self)
+{
+	(void)self;
+	ubd_device_limits(dev)->size = 1 << 20;
+	return 0;
+}
+
+static void test_retries(void)
+{
+	struct ubd_target target = {
+		.api = UBD_TARGET_API,
+		.flags = UBD_TARGET_RETRIES,
+		.name = "second-way",
+		.open = one_mib,
+		.handle = second_way,
+	};
+	unsigned char mem[4096] = {0};
+
+	for (unsigned n = 0; n < 2; n++) {
+		struct ubd_device *dev = ubd_device_new(&target, NULL);
+
+		REQUIRE(ubd_local_start(dev) == 0, "%s", ubd_device_error(dev));
+		for (unsigned round = 0; round < 2; round++) {
+			int ok = ubd_local_io(dev, 0, UBD_READ, 0, 0, mem, sizeof(mem));
+			int bad = ubd_local_io(dev, 0, UBD_READ, 0, 4096, mem, sizeof(mem));
+
+			CHECK(ok == (n ? -EBADF : (int)sizeof(mem)), "first: %d", ok);
+			CHECK(bad == (n ? -EBADF : -EIO), "second: %d", bad);
+			CHECK(n || (mem[0] == 0x3c && mem[4095] == 0x3c), "data");
+		}
+		CHECK(calls == (n ? 4 : 8), "%u calls", calls);
+		calls = 0;
+		end(dev);
+		/* The same without. */
+		target.flags = 0;
+	}
+}
+
 static void test_cleanup(void)
 {
 	CHECK(unlink(image) == 0, "unlink");
@@ -387,6 +445,7 @@ static const struct tap_case cases[] = {
 	{"stopping under load: every call returns", test_stop_under_load, 120},
 	{"closing without stopping", test_close_without_stop},
 	{"statistics count", test_stats},
+	{"a target may have another way when a finish fails", test_retries},
 	{"(the image goes)", test_cleanup},
 };
 
