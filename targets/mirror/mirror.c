@@ -88,10 +88,13 @@ static int read_leg(struct ubd_io *io, struct mirror *m)
 {
 	unsigned tried = 0, bad = 0, left, i = 0;
 	int ret = -EIO;
+	bool again;
 
 	while (ret < 0 && (left = m->rec.in_sync & ~tried)) {
-		i = choose(m, io, left);
-		ret = leg_io(io->queue, i, io);
+		/* The first has been tried: mirror_handle() did. */
+		again = io->error && !tried;
+		i = again ? io->note : choose(m, io, left);
+		ret = again ? io->error : leg_io(io->queue, i, io);
 		tried |= (unsigned)(ret < 0) << i;
 		if (ret < 0 && !m->read_errors[i]++)
 			ubd_device_notice(m->dev,
@@ -199,8 +202,16 @@ int mirror_write(struct ubd_io *io, struct mirror *m)
 
 static int mirror_handle(struct ubd_io *io, void *self)
 {
-	int ret = io->op == UBD_READ ? read_leg(io, self) : mirror_write(io, self);
+	struct mirror *m = self;
+	struct ubd_transfer t;
+	int ret;
 
+	if (io->op == UBD_READ && !io->error && m->durable >= m->dropped) {
+		io->note = choose(m, io, m->rec.in_sync);
+		t = backing_transfer(m->leg[io->note], io, 0, io->length, io->offset);
+		return ubd_io_finish(io, &t, 1);
+	}
+	ret = io->op == UBD_READ ? read_leg(io, m) : mirror_write(io, m);
 	return ret < 0 ? ret : (int)io->length;
 }
 
@@ -325,7 +336,7 @@ static const struct ubd_option mirror_options[] = {
 };
 
 const struct ubd_target target_mirror = {
-	.api = UBD_TARGET_API, .name = "mirror",
+	.api = UBD_TARGET_API, .flags = UBD_TARGET_RETRIES, .name = "mirror",
 	.summary = "two or more files or block devices that hold the same (RAID-1)",
 	.options = mirror_options, .size = sizeof(struct mirror), .status = mirror_status,
 	.open = mirror_open, .close = mirror_close, .handle = mirror_handle,

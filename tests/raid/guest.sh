@@ -168,8 +168,8 @@ refusals() {
 	ubd del "$id"
 }
 
-# A leg that fails under load: a device mapper's error target, and its return.
-failing() {
+# A mirror of which the second leg is a device mapper's.
+mapped_mirror() { # OPTION...
 	export DM_DISABLE_UDEV=1
 	modprobe -q dm-mod || true
 	legs 40M 40M
@@ -177,28 +177,58 @@ failing() {
 	back=$(losetup -f --show "$scratch/leg2")
 	sectors=$(blockdev --getsz "$back")
 	dmsetup create ubd-leg --table "0 $sectors linear $back 0"
-	add --queues 2 mirror --create --retry 500 --bitmap-chunk 1M --bitmap-delay 100 "$scratch/leg1" /dev/mapper/ubd-leg
+	add --queues 2 "$@" mirror --create --retry 500 --bitmap-chunk 1M --bitmap-delay 100 "$scratch/leg1" /dev/mapper/ubd-leg
 	in_sync
+}
+
+leg_becomes() { # TABLE
+	dmsetup suspend --noflush ubd-leg
+	dmsetup load ubd-leg --table "0 $sectors $1"
+	dmsetup resume ubd-leg
+}
+
+unmap() {
+	ubd del "$id"
+	dmsetup remove ubd-leg
+	losetup -d "$back"
+}
+
+# A leg that fails under load, and its return.
+failing() {
+	mapped_mirror
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
 		--iodepth=8 --size=24m --time_based --runtime=5 --verify=crc32c --verify_fatal=1 --verify_state_save=0 &
 	load=$!
 	sleep 1
-	dmsetup suspend --noflush ubd-leg
-	dmsetup load ubd-leg --table "0 $sectors error"
-	dmsetup resume ubd-leg
+	leg_becomes error
 	sleep 2.5
 	status leg_1 | grep "out\|rebuilding"
-	dmsetup suspend --noflush ubd-leg
-	dmsetup load ubd-leg --table "0 $sectors linear $back 0"
-	dmsetup resume ubd-leg
+	leg_becomes "linear $back 0"
 	wait $load
 	in_sync
 	dd if="$dev" of="$scratch/copy" bs=1M iflag=direct status=none
-	ubd del "$id"
-	dmsetup remove ubd-leg
-	losetup -d "$back"
+	unmap
 	same "$scratch/copy"
 	rm "$scratch/copy"
+}
+
+# Reads go on when a leg cannot be read, and after some of them it is out.
+unreadable() { # WAY
+	mapped_mirror --zero-copy="$1"
+	dd if=/dev/urandom of="$scratch/some" bs=1M count=24 status=none
+	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
+	sleep 1 # until no bit is set: cleaning them would find out first
+	leg_becomes error
+	dd if="$dev" of="$scratch/copy" bs=64k count=20 iflag=direct status=none
+	status leg_1 | grep "in sync"
+	dd if="$dev" bs=64k skip=20 count=364 iflag=direct status=none >>"$scratch/copy"
+	cmp "$scratch/copy" "$scratch/some"
+	sleep 1.1
+	status leg_1 | grep out
+	leg_becomes "linear $back 0"
+	in_sync
+	unmap
+	rm "$scratch/copy" "$scratch/some"
 }
 
 # The server is killed in the middle of writes; then one leg is new.
@@ -247,6 +277,7 @@ for way in $ways; do
 		case_ "mirror, $way, $queues queues" data "$queues" "$way" mirror --create --bitmap-chunk 1M --bitmap-delay 100
 	done
 	case $way in get-data | user-copy | reg-buf) continue ;; esac # as off, as auto-buf
+	case_ "mirror, $way: a leg that cannot be read" unreadable "$way"
 	for target in stripe linear mirror; do
 		case_ "$target, $way: flush and FUA reach the disks" durable "$way" $target
 	done

@@ -28,6 +28,7 @@ int __real_ubd_fallocate(struct ubd_queue *q, int fd, int mode, uint64_t pos, ui
 ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t pos);
 int __real_fdatasync(int fd);
 int __wrap_ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n);
+int __wrap_ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n);
 ssize_t __wrap_ubd_pread(struct ubd_queue *q, int fd, void *buf, size_t len, uint64_t pos);
 ssize_t __wrap_ubd_pwrite(struct ubd_queue *q, int fd, const void *buf, size_t len, uint64_t pos,
 			  unsigned flags);
@@ -262,6 +263,16 @@ int __wrap_ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsi
 	if (ret >= 0 && ret != (int)total)
 		die("a transfer of %u bytes moved %d", total, ret);
 	return err ? err : ret;
+}
+
+/* As the real one, where there is no kernel to finish anything. */
+int __wrap_ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
+{
+	int ret = __wrap_ubd_io_transfer(io, t, n);
+
+	if (ret < 0)
+		io->error = ret;
+	return ret;
 }
 
 ssize_t __wrap_ubd_pread(struct ubd_queue *q, int fd, void *buf, size_t len, uint64_t pos)
