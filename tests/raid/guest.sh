@@ -219,9 +219,9 @@ unreadable() { # WAY
 	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
 	sleep 1 # until no bit is set: cleaning them would find out first
 	leg_becomes error
-	dd if="$dev" of="$scratch/copy" bs=64k count=20 iflag=direct status=none
+	dd if="$dev" of="$scratch/copy" bs=64k count=8 iflag=direct status=none
 	status leg_1 | grep "in sync"
-	dd if="$dev" bs=64k skip=20 count=364 iflag=direct status=none >>"$scratch/copy"
+	dd if="$dev" bs=64k skip=8 count=376 iflag=direct status=none >>"$scratch/copy"
 	cmp "$scratch/copy" "$scratch/some"
 	sleep 1.1
 	status leg_1 | grep out
