@@ -48,7 +48,7 @@ bool ublk_slot_hold(struct ublk_slot *slot)
 {
 	if (!refcount_inc_not_zero(&slot->ref))
 		return false;
-	/* Pairs with hand_over(): the request is there. */
+	/* Pairs with hold_begin(): the request is there. */
 	smp_rmb();
 	return true;
 }
