@@ -13,6 +13,12 @@ static int ch_open(struct inode *inode, struct file *file)
 
 	if (test_and_set_bit_lock(UBLK_DEV_OPEN, &ub->flags))
 		return -EBUSY;
+	/* Either DEL_DEV finds the device open and sends us away, or we find it deleted. */
+	smp_mb__after_atomic();
+	if (test_bit(UBLK_DEV_DELETED, &ub->flags)) {
+		clear_bit_unlock(UBLK_DEV_OPEN, &ub->flags);
+		return -ENXIO;
+	}
 	ublk_server_set(ub, get_pid(task_tgid(current)));
 	file->private_data = ub;
 	ublk_watch_start(ub);

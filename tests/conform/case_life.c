@@ -229,6 +229,34 @@ CASE_LIMIT(life_number_taken_again, 60)
 	dev_del(dev);
 }
 
+/* Who came in while a device is being deleted would stay: nobody sends it away any more. */
+CASE_LIMIT(life_open_while_deleting, 60)
+{
+	/* Who comes too late has the kernel look for a module: that takes its time. */
+	for (unsigned round = 0; round < 10; round++) {
+		struct dev *dev = dev_new(0, 1, 4);
+		struct job *del;
+		char path[64];
+		int node, fd;
+
+		dev_add(dev);
+		node = open(dev_char_path(dev), O_PATH | O_CLOEXEC);
+		REQUIRE(node >= 0, "cannot find %s", dev_char_path(dev));
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", node);
+		del = dev_cmd_begin(dev, UBLK_U_CMD_DEL_DEV_ASYNC, 0);
+		/* Its name goes first, a moment before the device itself. */
+		while (!access(dev_char_path(dev), F_OK))
+			;
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		RESULT_REQUIRED("open-while-deleting", fd < 0 ? -errno : 0, -ENXIO);
+		if (fd >= 0)
+			close(fd);
+		REQUIRE(job_wait(del, 10000, NULL) == 0, "DEL_DEV_ASYNC does not end");
+		job_put(del);
+		close(node);
+	}
+}
+
 /* Trap: DEL_DEV waits for the last reference to /dev/ublkcN. */
 CASE(trap_delete_waits_for_the_char_device)
 {

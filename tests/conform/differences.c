@@ -67,6 +67,8 @@ static const struct difference differences[] = {
 	 "6.12 deadlocks in the partition scan (CVE-2025-68823)"},
 	{"storm", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,
 	 "6.12 leaves I/O without an end when a busy server goes"},
+	{"open-while-deleting", DRV_INTREE, DIFF_ANY, 0,
+	 "in-tree lets a server open a device that is being deleted"},
 	{"life_number_taken_again", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree's DEL_DEV waits as long as any device has the number"},
 	{"trap_start_after_stop", DRV_INTREE, DIFF_NOT_RUN, 0,
