@@ -7,7 +7,7 @@
  *   ub->mutex        the device's state, disk and parameters. Held over del_gendisk(), which
  *                    waits for I/O: nothing that the server needs to make progress takes it.
  *   (uring_lock)     io_uring's, held by it around I/O commands and their task work, and taken
- *		      by it when we end a command out of turn
+ *                    by it when we end a command out of turn
  *   ub->gate_mutex   who may pass: gate, closing, readiness, a slot's first fetch. Held over
  *                    synchronize_rcu() at most, never over a wait for the server.
  *   queue->lock      a slot's ARMED -> EMPTY, so that a command is cancelled once
@@ -36,6 +36,9 @@
 #define UBLK_DRIVER_VERSION "0.1"
 
 #define UBLK_MAX_DEVICES (1U << MINORBITS)
+
+/* A disk's size in bytes is a loff_t. */
+#define UBLK_MAX_SECTORS ((u64)LLONG_MAX >> SECTOR_SHIFT)
 
 struct ublk_device;
 

@@ -33,6 +33,8 @@ static int check_basic(const struct ublk_device *ub, const struct ublk_param_bas
 	if (p->max_sectors < PAGE_SIZE >> SECTOR_SHIFT ||
 	    p->max_sectors > ub->info.max_io_buf_bytes >> SECTOR_SHIFT)
 		return -EINVAL;
+	if (p->dev_sectors > UBLK_MAX_SECTORS)
+		return -EINVAL;
 	return 0;
 }
 

@@ -303,14 +303,18 @@ int ublk_try_stop(struct ublk_device *ub)
  * @ub: the device
  * @sectors: the new size
  *
- * Return: 0, -EINVAL for a size that no device can have, -ENODEV when there is no disk.
+ * Return: 0, -EINVAL for a size that no device can have, -EOPNOTSUPP for a zoned device, -ENODEV
+ * when there is no disk.
  */
 int ublk_update_size(struct ublk_device *ub, u64 sectors)
 {
 	int ret = 0;
 
-	if (sectors > LLONG_MAX >> SECTOR_SHIFT)
+	if (sectors > UBLK_MAX_SECTORS)
 		return -EINVAL;
+	/* The block layer's maps have as many zones as there were at START_DEV. */
+	if (ublk_has(ub, UBLK_F_ZONED))
+		return -EOPNOTSUPP;
 	if (mutex_lock_killable(&ub->mutex))
 		return -EINTR;
 	if (ub->disk) {

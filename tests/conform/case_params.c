@@ -118,6 +118,16 @@ CASE(params_basic_max_sectors_over_the_buffer)
 	dev_del(dev);
 }
 
+CASE(params_basic_size_below_zero)
+{
+	struct dev *dev = added(0);
+
+	TRY("params-size-negative", -EINVAL, dev, p->basic.dev_sectors = UINT64_MAX);
+	TRY("params-size-over-loff", -EINVAL, dev, p->basic.dev_sectors = 1ULL << 54);
+	TRY("params-size-largest", 0, dev, p->basic.dev_sectors = (1ULL << 54) - 1);
+	dev_del(dev);
+}
+
 CASE(bug_max_sectors_below_a_page_accepted)
 {
 	struct dev *dev = added(0);

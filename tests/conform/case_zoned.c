@@ -232,6 +232,21 @@ CASE(zoned_data)
 	server_down(s);
 }
 
+/* The block layer's maps of the zones do not grow: it would look beyond them. */
+CASE(zoned_update_size)
+{
+	struct server *s;
+	long res;
+
+	conform_need_features(UBLK_F_UPDATE_SIZE);
+	s = zoned_up();
+	res = dev_cmd(s->dev, UBLK_U_CMD_UPDATE_SIZE, 64 * (DEV_BYTES / SECTOR), NULL, 0);
+	RESULT("update-size-zoned", res, -EOPNOTSUPP);
+	CHECK(dev_sysfs(s->dev, "size") == (long long)(DEV_BYTES / SECTOR), "size %lld",
+	      dev_sysfs(s->dev, "size"));
+	server_down(s);
+}
+
 /* A server that cannot report its zones gets no disk, and can be deleted. */
 static enum server_answer no_report(struct server *s, struct server_io *io)
 {
