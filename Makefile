@@ -74,7 +74,7 @@ check-targets: build setup-test
 		*) tests/$(ONLY)/run --full ;; esac
 
 check-zero-copy: build setup-test
-	@tests/run --jobs 1 'zero-copy-*'
+	@tests/run --jobs 1 'zero-copy-*' && tests/zero-copy/matrix
 
 install: build
 	@meson install -C $(BUILD)

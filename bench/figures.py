@@ -51,7 +51,8 @@ def collect(kernel, driver, cases, icount, sizes, patterns, rounds):
         results.setdefault((r["case"], r["pattern"], r["size"]), []).append(r)
         print(f"  {kernel} {r['case']} {r['pattern']} {r['size']}: {r['iops']:.0f}", file=sys.stderr, flush=True)
 
-    guest(kernel, driver, [",".join(cases), ",".join(sizes), ",".join(patterns), "1", str(1 if icount else rounds)], icount, take)
+    how = ["1", "counts"] if icount else [str(rounds)]
+    guest(kernel, driver, [",".join(cases), ",".join(sizes), ",".join(patterns), "1", *how], icount, take)
     return results
 
 
