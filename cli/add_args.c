@@ -163,12 +163,28 @@ static int set_recovery(struct ubd_device_config *config, const char *word)
 	return 0;
 }
 
+static char *absolute(const char *path)
+{
+	char *cwd, *whole;
+
+	if (path[0] == '/' || !path[0])
+		return say_format("%s", path);
+	cwd = getcwd(NULL, 0);
+	whole = say_format("%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path);
+	free(cwd);
+	return whole;
+}
+
 static int set_target(struct parser *p, const char *name)
 {
-	if (p->request->target)
+	struct add_request *r = p->request;
+
+	if (r->target)
 		return say_misused("add: one target at a time, not '%s' as well", name);
-	p->request->target = target_need("add", name);
-	return p->request->target ? 0 : EXIT_MISUSED;
+	r->target = target_need(r->verb, name);
+	if (r->target && strchr(name, '/'))
+		r->target_file = absolute(name);
+	return r->target ? 0 : EXIT_MISUSED;
 }
 
 static int set_general(struct parser *p, const struct arg_option *o, const char *value)
@@ -229,18 +245,6 @@ static int set_general(struct parser *p, const struct arg_option *o, const char 
 }
 
 /* ---- Options of the target ---------------------------------------------------------------- */
-
-static char *absolute(const char *path)
-{
-	char *cwd, *whole;
-
-	if (path[0] == '/' || !path[0])
-		return say_format("%s", path);
-	cwd = getcwd(NULL, 0);
-	whole = say_format("%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path);
-	free(cwd);
-	return whole;
-}
 
 static int add_setting(struct parser *p, const struct ubd_option *o, const char *value)
 {
@@ -448,4 +452,5 @@ void add_release(struct add_request *request)
 	for (size_t i = 0; i < request->count; i++)
 		free(request->settings[i].value);
 	free(request->settings);
+	free(request->target_file);
 }

@@ -19,6 +19,7 @@ struct add_setting {
 struct add_request {
 	const char *verb; /* which of them */
 	const struct ubd_target *target;
+	char *target_file; /* of a plugin given by its path, absolute; or NULL */
 	struct ubd_device_config config;
 	struct add_setting *settings;
 	size_t count;

@@ -92,6 +92,7 @@ static void add_number(struct words *w, const json_object *state, const char *na
 /* As words of `ubd add`: what it understood once, it understands again. */
 static void add_words(struct words *w, const json_object *state)
 {
+	const char *file = json_get_string(state, "target_file");
 	json_object *settings;
 
 	add_number(w, state, "queues", "queues", 1);
@@ -102,7 +103,7 @@ static void add_words(struct words *w, const json_object *state)
 	add_word(w, say_format("--zero-copy=%s", json_get_string(state, "zero_copy")));
 	add_word(w, say_format("--recovery=%s", json_get_string(state, "recovery")));
 	add_flags(w, state);
-	add_word(w, say_format("--target=%s", json_get_string(state, "target")));
+	add_word(w, say_format("--target=%s", file ? file : json_get_string(state, "target")));
 	if (!json_object_object_get_ex(state, "options", &settings) ||
 	    !json_object_is_type(settings, json_type_array))
 		return;

@@ -45,6 +45,8 @@ json_object *server_state(const struct add_request *request, const struct ubd_de
 	json_put_number(doc, "id", (uint64_t)ubd_device_id(dev));
 	json_put_string(doc, "path", ubd_device_path(dev));
 	json_put_string(doc, "target", request->target->name);
+	if (request->target_file)
+		json_put_string(doc, "target_file", request->target_file);
 	json_object_object_add(doc, "options", options);
 	json_put_number(doc, "pid", (uint64_t)getpid());
 	json_put_number(doc, "pid_started", self.born);

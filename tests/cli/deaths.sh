@@ -123,6 +123,14 @@ rm leg.a leg.b
 killed 1
 refused "what was in memory is not recovered" 1 "died with its server" "$ubd" recover 1
 "$ubd" del 1
+cp "$slow" plugin.so
+"$ubd" add -n 1 --recovery queue ./plugin.so >/dev/null 2>&1
+killed 1
+same "a plugin is found again where it was" "$("$ubd" recover 1 2>/dev/null)" /dev/ublkb1
+killed 1
+rm plugin.so
+refused "recover without the plugin" 2 "plugin.so" "$ubd" recover 1
+"$ubd" del 1
 "$ubd" add null -n 1 >/dev/null
 kill -9 "$(server_of 1)"
 within 5 sh -c "[ \"\$($ubd list -n -o state)\" = 'server gone' ]"
