@@ -110,6 +110,24 @@ dies() { # WAY RECOVERY
 	rm -f "$scratch/some"
 }
 
+# With another server each time nobody notices, and nothing is lost.
+recovered() {
+	rm -f "$image"
+	qemu-img create -q -f qcow2 "$image" 24M
+	add --recovery reissue --queues 2 qcow2 "$image"
+	verify 2 &
+	load=$!
+	for round in 1 2 3; do
+		sleep 0.5
+		kill -9 "$(pgrep -x ubd)"
+		within 10 sh -c "ubd list -n -o state | grep -q quiesced"
+		ubd recover "$id"
+	done
+	wait $load
+	ubd del "$id"
+	sound
+}
+
 # Who says nonsense to a server, or nothing, disturbs nobody.
 nonsense() { # SOCKET
 	python3 -c '
@@ -192,6 +210,7 @@ for way in $ways; do
 	check "the server is killed, $way" dies "$way" none
 done
 check "the server is killed, its I/O waits" dies auto reissue
+check "the server is killed, others go on with its I/O" recovered
 check "snapshots and sizes of a disk in use" commands
 check "encrypted images are refused" refused
 check "nothing is left" nothing_left
