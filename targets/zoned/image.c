@@ -231,18 +231,16 @@ static int open_image(struct zoned *z)
 int image_open(struct ubd_device *dev, struct zoned *z)
 {
 	struct backing_request want = {.path = z->file, .any_size = true, .max_block = ZONE_BLOCK};
-	bool new;
 	int fd = -1, ret;
 
 	z->dev = dev;
 	if (!z->file && ubd_device_takes_over(dev))
 		return fail(z, -ENODATA, "what zoned held in memory died with its server");
 	z->format = (z->format && !ubd_device_takes_over(dev)) || !z->file;
-	new = z->file && z->format &&access(z->file, F_OK) < 0;
 	want.read_only = ubd_device_read_only(dev) && !z->format;
 	z->b = (struct backing){.fd = -1, .block = ZONE_BLOCK, .can_punch = true};
 	ret = z->format ? check_geometry(z) : 0;
-	if (!ret && new) {
+	if (!ret && z->file && z->format && access(z->file, F_OK) < 0) {
 		/* With a first block, for the backing to open. */
 		fd = open(z->file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 		ret = fd < 0 || ftruncate(fd, ZONE_BLOCK) ? -errno : close(fd);
