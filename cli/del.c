@@ -34,10 +34,10 @@ struct request {
 static int add_device(struct request *r, const char *text)
 {
 	unsigned id, *more;
+	int code = view_need("del", text, &id);
 
-	if (!view_parse(text, &id))
-		return say_misused("del: '%s' names no device: 3, ublkb3 and /dev/ublkb3 would",
-				   text);
+	if (code)
+		return code;
 	more = reallocarray(r->ids, r->count + 1, sizeof(*more));
 	if (!more)
 		return say_failed("del: out of memory");

@@ -290,7 +290,7 @@ static int run(int argc, char **argv)
 	bool json = false;
 	struct args args;
 	unsigned id;
-	int key;
+	int key, code;
 
 	args_begin(&args, "info", options, argc, argv);
 	while ((key = args_next(&args, &value)) != ARG_END) {
@@ -307,10 +307,8 @@ static int run(int argc, char **argv)
 	}
 	if (!name)
 		return say_misused("info: name a device, as in ubd info 0");
-	if (!view_parse(name, &id))
-		return say_misused("info: '%s' names no device: 3, ublkb3 and /dev/ublkb3 would",
-				   name);
-	return print_device(id, json);
+	code = view_need("info", name, &id);
+	return code ? code : print_device(id, json);
 }
 
 const struct verb verb_info = {

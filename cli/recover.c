@@ -155,9 +155,9 @@ static int run(int argc, char **argv)
 	}
 	if (!name)
 		return say_misused("recover: name the device, as in ubd recover 0");
-	if (!view_parse(name, &id))
-		return say_misused("recover: '%s' names no device: 3, ublkb3 and /dev/ublkb3 would",
-				   name);
+	code = view_need("recover", name, &id);
+	if (code)
+		return code;
 	ctrl = control_open("recover");
 	if (!ctrl)
 		return EXIT_FAILED;

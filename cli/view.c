@@ -31,6 +31,13 @@ bool view_parse(const char *text, unsigned *id)
 	return true;
 }
 
+int view_need(const char *verb, const char *word, unsigned *id)
+{
+	if (view_parse(word, id))
+		return 0;
+	return say_misused("%s: '%s' names no device: 3, ublkb3 and /dev/ublkb3 would", verb, word);
+}
+
 /* The kernel numbers sysfs directories without ever using a number again. */
 uint64_t view_birth(unsigned id)
 {

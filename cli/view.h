@@ -24,6 +24,8 @@ struct view {
 
 /* 3, ublkb3, ublkc3, /dev/ublkb3 or /dev/ublkc3. false: none of them. */
 bool view_parse(const char *text, unsigned *id);
+/* The same for a word of the command line: 0, or the exit code after saying what would be one. */
+int view_need(const char *verb, const char *word, unsigned *id);
 /* What identifies device id now; 0: there is none. */
 uint64_t view_birth(unsigned id);
 /* 0 or -errno, -ENODEV: no such device. Ended by view_release(). */
