@@ -7,6 +7,13 @@
 #include <linux/uio.h>
 #include "driver.h"
 
+/* Pages that lie next to each other in one go, but those of high memory are mapped one by one. */
+#ifdef CONFIG_HIGHMEM
+#define for_each_piece rq_for_each_segment
+#else
+#define for_each_piece rq_for_each_bvec
+#endif
+
 /**
  * ublk_copy_data() - copy between a request's data and an iterator
  * @rq: the request
@@ -22,19 +29,22 @@ size_t ublk_copy_data(struct request *rq, size_t off, struct iov_iter *iter)
 	struct bio_vec bv;
 	size_t done = 0;
 
-	/* Page by page: a longer piece may span folios, which the copy's checks take ill. */
-	rq_for_each_segment(bv, rq, it) {
+	for_each_piece(bv, rq, it) {
 		size_t len = bv.bv_len, n;
+		void *piece;
 
 		if (off >= len) {
 			off -= len;
 			continue;
 		}
 		len = min(len - off, iov_iter_count(iter));
+		piece = bvec_kmap_local(&bv);
+		/* The checked ones want a piece to lie within one object; only its range counts. */
 		if (to_user)
-			n = copy_page_to_iter(bv.bv_page, bv.bv_offset + off, len, iter);
+			n = _copy_to_iter(piece + off, len, iter);
 		else
-			n = copy_page_from_iter(bv.bv_page, bv.bv_offset + off, len, iter);
+			n = _copy_from_iter(piece + off, len, iter);
+		kunmap_local(piece);
 		done += n;
 		if (n < len || !iov_iter_count(iter))
 			break;

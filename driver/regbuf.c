@@ -23,13 +23,44 @@ static void buffer_released(void *priv)
 	ublk_slot_release(q, &q->slots[rq->tag]);
 }
 
+static bool pages_are_pinned(const struct bio_vec *bv)
+{
+	size_t at = bv->bv_offset, end = at + bv->bv_len;
+
+	while (at < end) {
+		struct page *page = bv->bv_page + (at >> PAGE_SHIFT);
+		struct folio *folio = page_folio(page);
+
+		if (!folio_maybe_dma_pinned(folio))
+			return false;
+		/* On to the next folio. */
+		at += folio_size(folio) - folio_page_idx(folio, page) * PAGE_SIZE -
+		      offset_in_page(at);
+	}
+	return true;
+}
+
+/* Pinned for direct I/O. A bio that was split off does not say so, its pages do. */
+static bool is_pinned(const struct bio *bio)
+{
+	struct bvec_iter it;
+	struct bio_vec bv;
+
+	if (bio_flagged(bio, BIO_PAGE_PINNED))
+		return true;
+	bio_for_each_bvec(bv, bio, it)
+		if (!pages_are_pinned(&bv))
+			return false;
+	return true;
+}
+
 /* Are all pages the reader's own, so that nothing in them is new to it? */
 static bool is_of_the_reader(const struct request *rq)
 {
 	const struct bio *bio;
 
 	__rq_for_each_bio(bio, rq)
-		if (!bio_flagged(bio, BIO_PAGE_PINNED))
+		if (!is_pinned(bio))
 			return false;
 	return true;
 }
