@@ -9,9 +9,9 @@
 
 /* Pages that lie next to each other in one go, but those of high memory are mapped one by one. */
 #ifdef CONFIG_HIGHMEM
-#define for_each_piece rq_for_each_segment
+#define rq_for_each_run rq_for_each_segment
 #else
-#define for_each_piece rq_for_each_bvec
+#define rq_for_each_run rq_for_each_bvec
 #endif
 
 /**
@@ -29,7 +29,7 @@ size_t ublk_copy_data(struct request *rq, size_t off, struct iov_iter *iter)
 	struct bio_vec bv;
 	size_t done = 0;
 
-	for_each_piece(bv, rq, it) {
+	rq_for_each_run(bv, rq, it) {
 		size_t len = bv.bv_len, n;
 		void *piece;
 
