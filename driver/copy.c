@@ -97,11 +97,15 @@ void ublk_zero_data(struct request *rq, u32 from, u32 to)
 	struct bio_vec bv;
 	u32 pos = 0;
 
-	rq_for_each_segment(bv, rq, it) {
+	rq_for_each_run(bv, rq, it) {
 		u32 start = max(from, pos), end = min(to, pos + bv.bv_len);
 
-		if (start < end)
-			memzero_page(bv.bv_page, bv.bv_offset + start - pos, end - start);
+		if (start < end) {
+			void *piece = bvec_kmap_local(&bv);
+
+			memset(piece + start - pos, 0, end - start);
+			kunmap_local(piece);
+		}
 		pos += bv.bv_len;
 		if (pos >= to)
 			break;

@@ -4,7 +4,9 @@
  *
  * Each pipe buffer has a reference on the slot, so the request ends when the pipe has been
  * emptied, whatever the server has committed before. The other way does not exist: nothing that
- * a module may call takes pages out of a pipe into a request.
+ * a module may call takes pages out of a pipe into a request. Memory of the slab allocator, which
+ * file systems write small blocks from, is refused: whoever reads a pipe may hold its pages for
+ * longer, and there a page's reference holds nothing.
  */
 #include <linux/net.h>
 #include <linux/pipe_fs_i.h>
@@ -99,7 +101,7 @@ static ssize_t fill_pipe(struct ublk_slot *slot, u32 off, size_t len, struct pip
 	while (done < len) {
 		bytes = gather(slot, off + done, len - done, &spd);
 		if (!bytes)
-			return done ?: -EINVAL;
+			return done ?: -EOPNOTSUPP;
 		ret = splice_to_pipe(pipe, &spd);
 		if (ret <= 0)
 			return done ?: ret;
@@ -118,7 +120,7 @@ static ssize_t fill_pipe(struct ublk_slot *slot, u32 off, size_t len, struct pip
  * @len: bytes at most
  * @flags: of the system call
  *
- * Return: bytes or -errno.
+ * Return: bytes or -errno; -EOPNOTSUPP when the first of them are the slab allocator's.
  */
 ssize_t ublk_ch_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_info *pipe, size_t len,
 			    unsigned int flags)

@@ -176,7 +176,9 @@ struct ubd_member {
  * splice(2) from the char device at the offset that pread would have (see UBLKSRV_IO_BUF_OFFSET)
  * fills the pipe with a WRITE request's pages. Each pipe buffer holds the request: a commit is
  * taken at once and carried out when the last buffer has been consumed. A READ request is refused
- * with -EINVAL: a module cannot take pages out of a pipe; members do that job.
+ * with -EINVAL: a module cannot take pages out of a pipe; members do that job. So they do for
+ * memory of the slab allocator, which file systems write blocks smaller than a page from:
+ * -EOPNOTSUPP.
  */
 
 #endif

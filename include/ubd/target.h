@@ -300,6 +300,8 @@ int ubd_connect(struct ubd_queue *q, int fd, const struct sockaddr *addr, sockle
 int ubd_poll(struct ubd_queue *q, int fd, short events);
 /* Nanoseconds. [awaits] */
 int ubd_sleep(struct ubd_queue *q, uint64_t ns);
+/* Nanoseconds of a clock that never goes back. Anywhere. */
+uint64_t ubd_now(void);
 /*
  * Run fn(arg) on a helper thread, for libraries that block; returns its result. fn must not call
  * anything here. [awaits]

@@ -124,17 +124,23 @@ bool dev_wait_state(struct dev *dev, int state, unsigned ms)
 	return true;
 }
 
-bool dev_wait_released(struct dev *dev, unsigned ms)
+int dev_open_released(const struct dev *dev, unsigned ms)
 {
 	uint64_t until = now_ms() + ms;
 	int fd;
 
-	/* Opening it would take the place of the server that the test is about to start. */
-	while ((fd = dev_open_char(dev)) == -EBUSY) {
-		if (now_ms() > until)
-			return false;
+	while ((fd = dev_open_char(dev)) == -EBUSY && now_ms() <= until)
 		sleep_ms(10);
-	}
+	return fd;
+}
+
+bool dev_wait_released(struct dev *dev, unsigned ms)
+{
+	/* Kept open it would take the place of the server that the test is about to start. */
+	int fd = dev_open_released(dev, ms);
+
+	if (fd == -EBUSY)
+		return false;
 	if (fd >= 0)
 		close(fd);
 	/* Our own close is noticed by a work item. */

@@ -44,6 +44,8 @@ int dev_state(struct dev *dev);
 bool dev_wait_state(struct dev *dev, int state, unsigned ms);
 /* Wait until /dev/ublkcN can be opened again, that is until nobody has it. */
 bool dev_wait_released(struct dev *dev, unsigned ms);
+/* Open it once nobody has it any more. A descriptor, or -errno: -EBUSY after ms. */
+int dev_open_released(const struct dev *dev, unsigned ms);
 
 void dev_stop(struct dev *dev);
 void dev_del(struct dev *dev);

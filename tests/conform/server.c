@@ -207,7 +207,8 @@ static long run_server(struct job *job)
 		    setresuid(s->dev->uid, s->dev->uid, s->dev->uid))
 			return -errno;
 	}
-	fd = dev_open_char(s->dev);
+	/* Whoever had it before may have let go a moment ago: the driver's work item notices. */
+	fd = dev_open_released(s->dev, START_LIMIT_MS);
 	if (fd < 0) {
 		atomic_store(&s->error, fd);
 		return fd;
