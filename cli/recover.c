@@ -2,21 +2,43 @@
 /* ubd recover: another server for a disk whose server has died. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "add_args.h"
 #include "control.h"
 #include "json.h"
+#include "process.h"
 #include "say.h"
 #include "verbs.h"
 #include "view.h"
+
+#define DYING_MS 1000 /* what was killed a moment ago is given to end */
 
 static const struct arg_option options[] = {
 	{0},
 };
 
 /* ---- The device ---------------------------------------------------------------------------- */
+
+/* The device, and if its server is about to end, once that has. */
+static int look(struct ubd_ctrl *ctrl, unsigned id, struct view *v)
+{
+	int ret = view_read(ctrl, id, v);
+	struct pollfd server = {.events = POLLIN};
+
+	if (ret || !v->served)
+		return ret;
+	server.fd = process_open(&v->server);
+	if (server.fd >= 0) {
+		poll(&server, 1, DYING_MS);
+		close(server.fd);
+	}
+	view_release(v);
+	return view_read(ctrl, id, v);
+}
 
 /* Whether there is something to recover: 0, or the exit code after saying why not. */
 static int check(const struct view *v)
@@ -161,7 +183,7 @@ static int run(int argc, char **argv)
 	ctrl = control_open("recover");
 	if (!ctrl)
 		return EXIT_FAILED;
-	code = view_read(ctrl, id, &v);
+	code = look(ctrl, id, &v);
 	ubd_ctrl_close(ctrl);
 	if (code == -ENODEV)
 		return say_failed("recover: there is no device %u (see ubd list)", id);

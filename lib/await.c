@@ -203,6 +203,11 @@ int ubd_sleep(struct ubd_queue *q, uint64_t ns)
 	return ret == -ETIME ? 0 : ret;
 }
 
+uint64_t ubd_now(void)
+{
+	return now_ns();
+}
+
 void ubd_yield(struct ubd_queue *q)
 {
 	struct ubd_waiter w = {.q = q, .co = queue_current(q)};

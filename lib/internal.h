@@ -236,6 +236,8 @@ int option_finish(struct ubd_device *dev);
 
 /* queue.c */
 int queue_init(struct ubd_queue *q, struct ubd_device *dev, unsigned index);
+/* For the calling thread and those it makes: memory reclaim must not wait for our own I/O. */
+void queue_io_flusher(void);
 /* Ring, buffers, queue_open(), first fetches: on the queue's thread. */
 int queue_open(struct ubd_queue *q);
 void queue_close(struct ubd_queue *q);
@@ -291,6 +293,8 @@ bool member_fuse(struct tag *t, const struct ubd_transfer *x, unsigned n);
 /* splice.c */
 /* Splice n transfers of a WRITE to where they go; 0 or -errno. */
 int splice_run(struct tag *t, const struct ubd_transfer *x, unsigned n);
+/* Pipes for all that will be spliced; 0 or -errno. */
+int splice_open(struct ubd_queue *q);
 void splice_close(struct ubd_queue *q);
 
 /* local.c */
@@ -302,7 +306,8 @@ void local_done(struct ubd_queue *q, struct tag *t);
 void command_drain(struct ubd_queue *q);
 
 /* offload.c */
-struct offload *offload_new(void);
+/* ready: that many threads are there at once; NULL: they cannot be. */
+struct offload *offload_new(unsigned ready);
 void offload_free(struct offload *o);
 
 /* device.c: ubd_device_fail() for the library's own use. */
@@ -326,6 +331,12 @@ static inline struct io_uring_sqe *queue_command(struct ubd_queue *q, uint32_t o
 static inline struct coro *queue_current(struct ubd_queue *q)
 {
 	return q->coros.current;
+}
+
+/* Before a system call in place of an SQE: 0, or the -errno that it has to fail with. */
+static inline int queue_fault(struct ubd_queue *q)
+{
+	return unlikely(q->fault.armed) ? fault_hit(&q->fault, FAULT_SQE) : 0;
 }
 
 /* Bytes of data that a request has. */

@@ -273,7 +273,8 @@ static int start_queues(struct ubd_device *dev)
 {
 	int ret = 0;
 
-	dev->offload = offload_new();
+	dev->offload = offload_new(
+		ways[dev->zero_copy].splice ? dev->info.nr_hw_queues * dev->info.queue_depth : 0);
 	dev->pollfds = calloc(1 + dev->info.nr_hw_queues, sizeof(*dev->pollfds));
 	dev->queues = aligned_alloc(CACHE_LINE, dev->info.nr_hw_queues * sizeof(*dev->queues));
 	if (!dev->queues || !dev->offload || !dev->pollfds)

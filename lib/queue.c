@@ -124,7 +124,8 @@ void queue_wake(struct ubd_queue *from, struct ubd_waiter *w)
 	pthread_mutex_lock(&q->remote_lock);
 	w->next = q->remote;
 	q->remote = w;
-	queue_kick(q);
+	if (!w->next) /* else whoever was first has kicked */
+		queue_kick(q);
 	pthread_mutex_unlock(&q->remote_lock);
 }
 
@@ -311,12 +312,16 @@ static int open_target_queue(struct ubd_queue *q)
 	return o.done ? o.ret : q->error;
 }
 
+void queue_io_flusher(void)
+{
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
 int queue_open(struct ubd_queue *q)
 {
 	int ret;
 
-	/* Before the ring: its workers inherit it. Memory reclaim must not wait for our own I/O. */
-	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	queue_io_flusher(); /* before the ring: its workers inherit it */
 	q->open = true;
 	q->tags = calloc(q->depth, sizeof(*q->tags));
 	if (!q->tags)
@@ -340,6 +345,10 @@ int queue_open(struct ubd_queue *q)
 	ret = map_buffers(q);
 	if (ret)
 		return ret;
+	ret = q->way->splice ? splice_open(q) : 0;
+	if (ret)
+		return device_fail(q->dev, ret, "queue %u: cannot make pipes: %s", q->index,
+				   strerror(-ret));
 	if (q->way->fixed)
 		q->zero_fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	arm_wake(q);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Transfers of a WRITE by splice(2): ubd's driver puts the request's pages into a pipe, and the
- * pipe is emptied into the file. io_uring's workers do both, since splicing may wait.
+ * Transfers of a WRITE by splice(2): ubd's driver puts the request's pages into a pipe at once, and
+ * one of the device's helper threads empties it into the file, which may take its time. (io_uring
+ * would give both to workers of its own, and make those when memory may have run out: a device that
+ * memory is reclaimed through then stops.) Pipes and threads are there from the beginning.
  *
- * Where splicing cannot do it (sockets keep pages for longer than the pipe does), and when there
- * are no pipes to be had, members do.
+ * Where splicing cannot do it (sockets keep pages for longer than the pipe does, and of the slab
+ * allocator's there are none in pipes), and when all pipes are in use, members do.
  */
 #define _GNU_SOURCE
 #include "internal.h"
@@ -14,13 +16,21 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#define MAX_PIPES 64u /* of a device; each has two files */
+
 /* For one transfer at a time. */
 struct splice_pipe {
 	int out, in; /* to read from, to write to */
 	struct splice_pipe *next;
 };
 
-static void pipe_free(struct splice_pipe *p)
+static void keep(struct ubd_queue *q, struct splice_pipe *p)
+{
+	p->next = q->pipes;
+	q->pipes = p;
+}
+
+static void discard(struct splice_pipe *p)
 {
 	close(p->out);
 	close(p->in);
@@ -28,36 +38,31 @@ static void pipe_free(struct splice_pipe *p)
 }
 
 /* Room for the largest request if we may have it; a smaller pipe only takes more turns. */
-static struct splice_pipe *pipe_get(struct ubd_queue *q)
+static int add_pipe(struct ubd_queue *q)
 {
-	struct splice_pipe *p = q->pipes;
-	int fds[2];
+	struct splice_pipe *p = malloc(sizeof(*p));
+	int fds[2], ret = 0;
 
-	if (p) {
-		q->pipes = p->next;
-		return p;
-	}
-	p = malloc(sizeof(*p));
-	if (p && pipe2(fds, O_CLOEXEC)) {
+	if (!p || pipe2(fds, O_CLOEXEC)) {
+		ret = p ? -errno : -ENOMEM;
 		free(p);
-		p = NULL;
+		return ret;
 	}
-	if (!p)
-		return NULL;
 	fcntl(fds[1], F_SETPIPE_SZ, (int)q->dev->info.max_io_buf_bytes);
-	*p = (struct splice_pipe){.out = fds[0], .in = fds[1]};
-	return p;
+	p->out = fds[0];
+	p->in = fds[1];
+	keep(q, p);
+	return 0;
 }
 
-/* What is left in a pipe holds its request: such a pipe is not kept. */
-static void pipe_put(struct ubd_queue *q, struct splice_pipe *p, bool empty)
+int splice_open(struct ubd_queue *q)
 {
-	if (!empty) {
-		pipe_free(p);
-		return;
-	}
-	p->next = q->pipes;
-	q->pipes = p;
+	unsigned share = MAX(MAX_PIPES / q->dev->info.nr_hw_queues, 1u);
+	int ret = 0;
+
+	for (unsigned i = 0; i < MIN(q->depth, share) && !ret; i++)
+		ret = add_pipe(q);
+	return ret;
 }
 
 void splice_close(struct ubd_queue *q)
@@ -66,76 +71,83 @@ void splice_close(struct ubd_queue *q)
 		struct splice_pipe *p = q->pipes;
 
 		q->pipes = p->next;
-		pipe_free(p);
+		discard(p);
 	}
 }
 
-/* Request to pipe. */
-static int fill(struct tag *t, const struct splice_pipe *p, uint32_t at, uint32_t len)
+/* Request to pipe. Bytes, maybe fewer, or -errno. */
+static int fill(const struct tag *t, const struct splice_pipe *p, uint32_t at, uint32_t len)
 {
 	struct ubd_queue *q = t->io.queue;
-	struct io_uring_sqe *sqe = queue_sqe(q);
+	off64_t pos = (off64_t)transfer_char_offset(t, at);
+	int err = queue_fault(q);
+	ssize_t n;
 
-	sqe->opcode = IORING_OP_SPLICE;
-	sqe->fd = p->in;
-	sqe->off = UINT64_MAX;
-	sqe->splice_fd_in = 0;
-	sqe->splice_off_in = transfer_char_offset(t, at);
-	sqe->splice_flags = SPLICE_F_FD_IN_FIXED;
-	sqe->len = len;
-	return await_sqe(q, sqe);
-}
-
-/* Pipe to file. */
-static int drain(struct ubd_queue *q, const struct splice_pipe *p, int fd, uint64_t pos,
-		 uint32_t len)
-{
-	struct io_uring_sqe *sqe = queue_sqe(q);
-
-	sqe->opcode = IORING_OP_SPLICE;
-	queue_sqe_fd(q, sqe, fd);
-	sqe->off = pos;
-	sqe->splice_fd_in = p->out;
-	sqe->splice_off_in = UINT64_MAX;
-	sqe->len = len;
-	return await_sqe(q, sqe);
-}
-
-/* A step may be short, and is done again when it was interrupted. Bytes of the first, or -errno. */
-static int one_turn(struct tag *t, const struct splice_pipe *p, const struct ubd_transfer *x,
-		    uint32_t done)
-{
-	struct ubd_queue *q = t->io.queue;
-	int in, out;
-
+	if (err)
+		return err;
 	do
-		in = fill(t, p, x->at + done, x->len - done);
-	while (in == -EINTR || in == -EAGAIN);
-	if (in <= 0)
-		return in ? in : -EIO;
-	for (int gone = 0; gone < in; gone += out) {
-		do
-			out = drain(q, p, x->fd, x->pos + done + (unsigned)gone,
-				    (unsigned)(in - gone));
-		while (out == -EINTR || out == -EAGAIN);
-		if (out <= 0)
-			return out ? out : -EIO;
-		stat_add(&q->stats.bytes_moved, (unsigned)out);
-	}
-	return in;
+		n = splice(q->dev->char_fd, &pos, p->in, NULL, len, 0);
+	while (n < 0 && errno == EINTR);
+	return n > 0 ? (int)n : n < 0 ? -errno : -EIO;
 }
 
-static int splice_one(struct tag *t, struct splice_pipe *p, const struct ubd_transfer *x)
-{
-	int ret = 0;
+struct drain {
+	int out, fd;
+	off64_t pos;
+	size_t left;
+	bool sync;
+};
 
-	for (uint32_t done = 0; done < x->len; done += (unsigned)ret) {
-		ret = one_turn(t, p, x, done);
-		if (ret < 0)
-			return ret;
+/* Pipe to file, all of it; then durably. On a helper thread: 0 or -errno. */
+static int drain(void *arg)
+{
+	struct drain *d = arg;
+
+	while (d->left) {
+		ssize_t n = splice(d->out, NULL, d->fd, &d->pos, d->left, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		d->left -= (size_t)n;
 	}
-	/* A pipe knows no durable writes. */
-	return x->flags & UBD_XFER_FUA ? ubd_fsync(t->io.queue, x->fd, true) : 0;
+	return d->sync && fdatasync(d->fd) ? -errno : 0;
+}
+
+/* 0 or -errno; after an error there may be something left in the pipe. */
+static int splice_one(struct tag *t, const struct splice_pipe *p, const struct ubd_transfer *x)
+{
+	struct ubd_queue *q = t->io.queue;
+	uint32_t done = 0;
+	int ret, n;
+
+	while (done < x->len) {
+		n = fill(t, p, x->at + done, x->len - done);
+		/* A pipe cannot hold them. */
+		if (n == -EOPNOTSUPP) {
+			struct ubd_transfer rest = *x;
+
+			rest.at += done;
+			rest.pos += done;
+			rest.len -= done;
+			return member_run(t, &rest, 1);
+		}
+		if (n < 0)
+			return n;
+		/* A pipe knows no durable writes. */
+		ret = ubd_offload(q, drain,
+				  &(struct drain){.out = p->out,
+						  .fd = x->fd,
+						  .pos = (off64_t)x->pos + done,
+						  .left = (size_t)n,
+						  .sync = x->flags & UBD_XFER_FUA});
+		if (ret)
+			return ret;
+		stat_add(&q->stats.bytes_moved, (unsigned)n);
+		done += (unsigned)n;
+	}
+	return 0;
 }
 
 int splice_run(struct tag *t, const struct ubd_transfer *x, unsigned n)
@@ -145,13 +157,20 @@ int splice_run(struct tag *t, const struct ubd_transfer *x, unsigned n)
 	int ret = 0;
 
 	for (; n && !ret; n--, x++) {
-		p = x->where == UBD_FILE && x->len ? pipe_get(q) : NULL;
+		p = x->where == UBD_FILE && x->len ? q->pipes : NULL;
 		if (!p) {
 			ret = member_run(t, x, 1);
 			continue;
 		}
+		q->pipes = p->next;
 		ret = splice_one(t, p, x);
-		pipe_put(q, p, !ret);
+		if (!ret) {
+			keep(q, p);
+			continue;
+		}
+		/* What may be left in it holds the request. */
+		discard(p);
+		add_pipe(q);
 	}
 	return ret;
 }

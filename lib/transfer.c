@@ -143,7 +143,7 @@ static int user_copy(struct tag *t, bool to_driver, uintptr_t mem, uint32_t at, 
 	struct ubd_queue *q = t->io.queue;
 
 	for (uint32_t done = 0; done < len;) {
-		int err = unlikely(q->fault.armed) ? fault_hit(&q->fault, FAULT_SQE) : 0;
+		int err = queue_fault(q);
 		off_t pos = (off_t)transfer_char_offset(t, at + done);
 		void *p = (void *)(mem + done);
 		ssize_t ret;

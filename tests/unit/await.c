@@ -12,14 +12,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static void pattern(unsigned char *p, size_t n, unsigned seed)
 {
 	for (size_t i = 0; i < n; i++)
@@ -239,11 +231,11 @@ static void test_pipe(void)
 
 static int try_sleep(struct ubd_io *io, void *arg)
 {
-	uint64_t start = now(), end;
+	uint64_t start = ubd_now(), end;
 
 	(void)arg;
 	CHECK(ubd_sleep(io->queue, 30000000) == 0, "sleep");
-	end = now();
+	end = ubd_now();
 	CHECK(end - start >= 30000000, "woke after %llu ns", (unsigned long long)(end - start));
 	CHECK(ubd_sleep(io->queue, 0) == 0, "no time");
 	return 0;
@@ -360,38 +352,43 @@ static int offload_once(struct ubd_io *io, void *arg)
 	return ubd_offload(io->queue, block, arg) == -EDOM ? 0 : -EIO;
 }
 
-struct caller {
-	struct ubd_device *dev;
-	unsigned queue;
-	unsigned *calls;
-	int ret;
-};
-
-static void *call(void *arg)
-{
-	struct caller *c = arg;
-
-	for (int i = 0; i < 5 && !c->ret; i++)
-		c->ret = probe_run(c->dev, c->queue, offload_once, c->calls);
-	return NULL;
-}
-
 static void test_offload_many(void)
 {
 	struct ubd_device *dev = probe_start(2, 16);
-	struct caller callers[16];
-	pthread_t threads[16];
+	struct probe_caller callers[16];
 	unsigned calls = 0;
 
-	for (unsigned i = 0; i < 16; i++) {
-		callers[i] = (struct caller){.dev = dev, .queue = i % 2, .calls = &calls};
-		pthread_create(&threads[i], NULL, call, &callers[i]);
-	}
-	for (unsigned i = 0; i < 16; i++) {
-		pthread_join(threads[i], NULL);
-		CHECK(callers[i].ret == 0, "%d", callers[i].ret);
-	}
+	for (unsigned i = 0; i < 16; i++)
+		callers[i] = (struct probe_caller){
+			.dev = dev, .queue = i % 2, .rounds = 5, .fn = offload_once, .arg = &calls};
+	probe_together(callers, 16);
 	CHECK(calls == 80, "%u calls", calls);
+	probe_end(dev);
+}
+
+static int meet(void *all)
+{
+	pthread_barrier_wait(all);
+	return 0;
+}
+
+static int offload_meeting(struct ubd_io *io, void *all)
+{
+	return ubd_offload(io->queue, meet, all);
+}
+
+static void test_offload_meeting(void)
+{
+	struct ubd_device *dev = probe_start(1, 8);
+	struct probe_caller callers[4];
+	pthread_barrier_t all;
+
+	pthread_barrier_init(&all, NULL, 4);
+	for (unsigned i = 0; i < 4; i++)
+		callers[i] = (struct probe_caller){
+			.dev = dev, .rounds = 100, .fn = offload_meeting, .arg = &all};
+	probe_together(callers, 4);
+	pthread_barrier_destroy(&all);
 	probe_end(dev);
 }
 
@@ -410,37 +407,17 @@ static int many_at_once(struct ubd_io *io, void *arg)
 	return 0;
 }
 
-struct many {
-	struct ubd_device *dev;
-	int *fd;
-	int ret;
-};
-
-static void *do_many(void *arg)
-{
-	struct many *m = arg;
-
-	for (int i = 0; i < 20 && !m->ret; i++)
-		m->ret = probe_run(m->dev, 0, many_at_once, m->fd);
-	return NULL;
-}
-
 /* Deeper than the ring's 64 entries in one round. */
 static void test_many(void)
 {
 	struct ubd_device *dev = probe_start(1, 64);
-	struct many each[64];
-	pthread_t threads[64];
+	struct probe_caller callers[64];
 	int fd = temporary();
 
-	for (unsigned i = 0; i < 64; i++) {
-		each[i] = (struct many){.dev = dev, .fd = &fd};
-		pthread_create(&threads[i], NULL, do_many, &each[i]);
-	}
-	for (unsigned i = 0; i < 64; i++) {
-		pthread_join(threads[i], NULL);
-		CHECK(each[i].ret == 0, "request failed: %d", each[i].ret);
-	}
+	for (unsigned i = 0; i < 64; i++)
+		callers[i] = (struct probe_caller){
+			.dev = dev, .rounds = 20, .fn = many_at_once, .arg = &fd};
+	probe_together(callers, 64);
 	probe_end(dev);
 	close(fd);
 }
@@ -480,6 +457,7 @@ static const struct tap_case cases[] = {
 	{"yield lets others run", test_yield},
 	{"a blocking call does not stop the queue", test_offload},
 	{"blocking calls from many requests and queues", test_offload_many},
+	{"blocking calls that wait for one another have a thread each", test_offload_meeting},
 	{"64 requests at once", test_many},
 	{"more operations than the ring has entries", test_flood},
 };

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # The public interface as others meet it: every header compiles alone, in C and C++, and the
-# library exports exactly the functions that the headers declare.
+# library exports exactly the functions that the headers declare. And what is installed is all that a
+# target and its users need.
 top=$(cd "$(dirname "$0")/../.." && pwd)
 . "$top/tests/lib/tap.sh"
 
@@ -64,9 +65,26 @@ no_needless_libraries() {
 	! objdump -p "$lib" | grep NEEDED | grep -E 'librbd|libiscsi|libnfs|libsystemd'
 }
 
+# The page's target, as its reader would build it.
+installed() {
+	root=$tap_dir/root
+	DESTDIR=$root meson install --quiet --no-rebuild -C "${lib%/lib/libubd.so}"
+	"$top/tests/lib/example" >"$tap_dir/hello.c"
+	pc=$(find "$root" -name libubd.pc)
+	flags=$(PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs libubd)
+	# shellcheck disable=SC2086 # a list
+	gcc -shared -fPIC -Wall -Werror -o "$tap_dir/hello.so" "$tap_dir/hello.c" $flags
+	LD_LIBRARY_PATH=${pc%/pkgconfig/*} "$root/usr/bin/ubd" targets "$tap_dir/hello.so"
+	for verb in $("$root/usr/bin/ubd" help | sed -n 's/^  \([a-z]\+\)  .*/\1/p'); do
+		[ -e "$root/usr/share/man/man8/ubd-$verb.8" ] || { echo "no man page of $verb"; return 1; }
+	done
+	[ -x "$root$(sed -n 's/^ExecStart=\([^ ]*\).*/\1/p' "$root/usr/lib/systemd/system/ubd@.service")" ]
+}
+
 check "the library exports names that begin with ubd_ and no others" only_ours
 check "every declared function is exported, and the other way round" same_set
 check "the library drags in no optional one" no_needless_libraries
+check "what is installed builds the target of docs/writing-a-target.md and runs it" installed
 if command -v g++ >/dev/null; then
 	check "a C++ program links with every function" extern_c
 else

@@ -6,6 +6,7 @@
 #ifndef UBD_TEST_PROBE_H
 #define UBD_TEST_PROBE_H
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include <tap.h>
@@ -61,6 +62,36 @@ __attribute__((unused)) static int probe_run(struct ubd_device *dev, unsigned qu
 	struct probe_call call = {fn, arg};
 
 	return ubd_local_io(dev, queue, UBD_FLUSH, 0, (uintptr_t)&call, NULL, 0);
+}
+
+/* A thread that does so again and again, until fn fails. */
+struct probe_caller {
+	struct ubd_device *dev;
+	unsigned queue, rounds;
+	probe_fn *fn;
+	void *arg;
+	int ret;
+	pthread_t thread;
+};
+
+static void *probe_caller_run(void *arg)
+{
+	struct probe_caller *c = arg;
+
+	for (unsigned i = 0; i < c->rounds && !c->ret; i++)
+		c->ret = probe_run(c->dev, c->queue, c->fn, c->arg);
+	return NULL;
+}
+
+/* n of them at the same time; checks that none fails. */
+__attribute__((unused)) static void probe_together(struct probe_caller *callers, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		pthread_create(&callers[i].thread, NULL, probe_caller_run, &callers[i]);
+	for (unsigned i = 0; i < n; i++) {
+		pthread_join(callers[i].thread, NULL);
+		CHECK(callers[i].ret == 0, "caller %u: %d", i, callers[i].ret);
+	}
 }
 
 __attribute__((unused)) static void probe_end(struct ubd_device *dev)

@@ -3,7 +3,6 @@
 #include "probe.h"
 
 #include <errno.h>
-#include <pthread.h>
 
 #define QUEUES 4
 #define THREADS 16
@@ -11,37 +10,16 @@
 
 static struct ubd_device *dev;
 
-struct worker {
-	probe_fn *fn;
-	void *arg;
-	unsigned queue;
-	int ret;
-};
-
-static void *work(void *arg)
-{
-	struct worker *w = arg;
-
-	for (int i = 0; i < ROUNDS && !w->ret; i++)
-		w->ret = probe_run(dev, w->queue, w->fn, w->arg);
-	return NULL;
-}
-
 /* fn from many threads on all queues. */
 static void everywhere(probe_fn *fn, void *arg)
 {
-	struct worker workers[THREADS];
-	pthread_t threads[THREADS];
+	struct probe_caller callers[THREADS];
 
 	dev = probe_start(QUEUES, 32);
-	for (unsigned i = 0; i < THREADS; i++) {
-		workers[i] = (struct worker){.fn = fn, .arg = arg, .queue = i % QUEUES};
-		pthread_create(&threads[i], NULL, work, &workers[i]);
-	}
-	for (unsigned i = 0; i < THREADS; i++) {
-		pthread_join(threads[i], NULL);
-		CHECK(workers[i].ret == 0, "worker %u: %d", i, workers[i].ret);
-	}
+	for (unsigned i = 0; i < THREADS; i++)
+		callers[i] = (struct probe_caller){
+			.dev = dev, .queue = i % QUEUES, .rounds = ROUNDS, .fn = fn, .arg = arg};
+	probe_together(callers, THREADS);
 	probe_end(dev);
 }
 
@@ -160,20 +138,17 @@ static int take_one(struct ubd_io *io, void *arg)
 
 static void test_cond(void)
 {
-	struct worker workers[THREADS];
-	pthread_t threads[THREADS];
+	struct probe_caller callers[THREADS];
 	struct box b = {0};
 
 	dev = probe_start(QUEUES, 32);
-	for (unsigned i = 0; i < THREADS; i++) {
-		workers[i] = (struct worker){
-			.fn = i % 2 ? put_one : take_one, .arg = &b, .queue = i / 2 % QUEUES};
-		pthread_create(&threads[i], NULL, work, &workers[i]);
-	}
-	for (unsigned i = 0; i < THREADS; i++) {
-		pthread_join(threads[i], NULL);
-		CHECK(workers[i].ret == 0, "worker %u: %d", i, workers[i].ret);
-	}
+	for (unsigned i = 0; i < THREADS; i++)
+		callers[i] = (struct probe_caller){.dev = dev,
+						   .queue = i / 2 % QUEUES,
+						   .rounds = ROUNDS,
+						   .fn = i % 2 ? put_one : take_one,
+						   .arg = &b};
+	probe_together(callers, THREADS);
 	CHECK(b.in == THREADS * ROUNDS / 2 && b.out == b.in && !b.full, "%u in, %u out", b.in,
 	      b.out);
 	probe_end(dev);
