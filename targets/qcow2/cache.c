@@ -2,9 +2,6 @@
 /* Pages of metadata in memory, and waiting for what a transaction needs. */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 #define MIN_PAGES 256u
 
 /* ---- Turns --------------------------------------------------------------------------------- */
@@ -97,15 +94,15 @@ static struct qc_page *add_page(struct qc_image *img, uint64_t pos)
 
 /* ---- For transactions ---------------------------------------------------------------------- */
 
-uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos)
+uint8_t *qc_meta(struct qc_image *img, uint64_t pos)
 {
 	struct qc_cache *c = &img->cache;
 	uint64_t at = pos & (page_size(img) - 1);
 	struct qc_page *p = find(c, pos - at);
 
 	if (!p || p->loading) {
-		tx->need = NEED_PAGE;
-		tx->page = pos - at;
+		img->need.what = NEED_PAGE;
+		img->need.pos = pos - at;
 		return NULL;
 	}
 	if (p != TAILQ_FIRST(&c->by_age)) {
@@ -134,11 +131,10 @@ static void forget(struct qc_image *img, uint64_t pos)
 	}
 }
 
-int qc_meta_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t from,
-		  enum qc_step step)
+int qc_meta_table(struct qc_image *img, uint64_t pos, uint64_t from, enum qc_step step)
 {
 	for (uint64_t at = 0; at < cluster_size(img); at += page_size(img)) {
-		const uint8_t *old = from ? qc_meta(img, tx, from + at) : NULL;
+		const uint8_t *old = from ? qc_meta(img, from + at) : NULL;
 		struct qc_page *p = find(&img->cache, pos + at);
 		bool loading = p && p->loading;
 
@@ -158,55 +154,50 @@ int qc_meta_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t
 	return 0;
 }
 
-bool qc_cache_holds(struct qc_image *img, uint64_t pos)
-{
-	return find(&img->cache, pos & ~(page_size(img) - 1));
-}
-
 /* ---- Waiting ------------------------------------------------------------------------------- */
 
+/* Lock held; given back while the page is being read, by us or by another. */
 static int load_page(struct qc_image *img, struct ubd_queue *q, uint64_t pos)
 {
-	struct qc_page *p;
+	struct qc_page *p = find(&img->cache, pos);
 	int ret;
 
-	pthread_mutex_lock(&img->lock);
-	p = find(&img->cache, pos);
-	if (p) {
-		if (p->loading)
-			qc_wait(img, q);
-		pthread_mutex_unlock(&img->lock);
-		return 0;
-	}
-	p = add_page(img, pos);
+	if (p && p->loading)
+		qc_wait(img, q);
 	if (p)
-		p->loading = true;
-	pthread_mutex_unlock(&img->lock);
+		return 0;
+	p = add_page(img, pos);
 	if (!p)
 		return -ENOMEM;
+	p->loading = true;
+	pthread_mutex_unlock(&img->lock);
 	ret = qc_file_read(&img->file, q, p->data, page_size(img), pos);
 	pthread_mutex_lock(&img->lock);
 	p->loading = false;
 	if (ret)
 		remove_page(&img->cache, p);
 	qc_wake(img, q);
-	pthread_mutex_unlock(&img->lock);
 	return ret;
 }
 
-int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx)
+bool qc_again(struct qc_image *img, struct ubd_queue *q, struct qc_need *need, int *ret)
 {
-	switch (tx->need) {
-	case NEED_PAGE:
-		return load_page(img, q, tx->page);
-	case NEED_COMMIT:
-		return qc_commit(img, q);
-	case NEED_ROOM:
-		return qc_file_reserve(&img->file, q, tx->page);
-	case NEED_TURN: /* has been waited for, under the lock that the transaction held */
-	default:
-		return 0;
+	*need = img->need;
+	if (*ret != -EAGAIN) {
+		pthread_mutex_unlock(&img->lock);
+		return false;
 	}
+	*ret = 0;
+	if (need->what == NEED_TURN)
+		qc_wait(img, q);
+	else if (need->what == NEED_PAGE)
+		*ret = load_page(img, q, need->pos);
+	pthread_mutex_unlock(&img->lock);
+	if (need->what == NEED_COMMIT)
+		*ret = qc_commit(img, q);
+	else if (need->what == NEED_ROOM)
+		*ret = qc_file_reserve(&img->file, q, need->pos);
+	return !*ret;
 }
 
 /* ---- All of it ----------------------------------------------------------------------------- */
@@ -233,11 +224,4 @@ void qc_cache_drop(struct qc_image *img)
 {
 	while (!TAILQ_EMPTY(&img->cache.by_age))
 		remove_page(&img->cache, TAILQ_FIRST(&img->cache.by_age));
-}
-
-void qc_cache_free(struct qc_image *img)
-{
-	if (img->cache.hash)
-		qc_cache_drop(img);
-	free(img->cache.hash);
 }

@@ -3,9 +3,7 @@
 #define _GNU_SOURCE
 #include "qcow2.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 /* ---- Names --------------------------------------------------------------------------------- */
@@ -32,13 +30,15 @@ static bool is_protocol(const char *name)
 
 /* ---- One image ----------------------------------------------------------------------------- */
 
-static void image_free(struct qc_image *img)
+/* clean: all is in the image. */
+static void image_free(struct qc_image *img, bool clean)
 {
 	if (!img)
 		return;
-	image_free(img->backing);
-	qc_journal_close(img, false);
-	qc_cache_free(img);
+	image_free(img->backing, true);
+	qc_journal_close(img, clean);
+	qc_cache_drop(img);
+	free(img->cache.hash);
 	qc_file_close(&img->data_file);
 	qc_file_close(&img->file);
 	free(img->freed.items);
@@ -53,37 +53,23 @@ static void image_free(struct qc_image *img)
 	free(img);
 }
 
-static int open_file(struct qc_file *f, struct ubd_device *dev, const char *path, bool writable,
-		     bool raw, const struct qc_options *o)
-{
-	struct backing_request want = {
-		.path = path, .direct = (enum backing_direct)o->direct, .read_only = !writable};
-	struct stat st;
-
-	/* A raw image's last sector may be cut short: only the page cache can read that. */
-	if (raw && !stat(path, &st) && S_ISREG(st.st_mode) && st.st_size % 512)
-		want.direct = BACKING_DIRECT_OFF;
-	return qc_file_open(f, dev, &want);
-}
-
 static int open_data_file(struct qc_image *img, const struct qc_options *o)
 {
 	const char *name = o->data_file ? o->data_file : img->data_name;
 	char *path;
 	int ret;
 
-	img->data = &img->file;
 	if (!img->external)
 		return 0;
+	img->data = &img->data_file;
 	if (!name)
 		return qc_fail(img, -EINVAL,
 			       " needs a data file and does not name it: give it with --data-file");
 	path = o->data_file ? strdup(name) : resolve(img->file.path, name);
 	if (!path)
 		return -ENOMEM;
-	ret = open_file(&img->data_file, img->dev, path, img->writable, false, o);
+	ret = qc_file_open(&img->data_file, img->dev, path, o->direct, img->writable, true);
 	free(path);
-	img->data = &img->data_file;
 	return ret;
 }
 
@@ -116,46 +102,36 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 	bool untidy;
 	int ret = 0;
 
-	img->zero_from =
-		img->file.b.is_block ? UINT64_MAX : clusters_for(img, atomic_load(&img->file.end));
 	img->end_at_open = atomic_load(&img->file.end);
+	img->zero_from = img->file.b.is_block ? UINT64_MAX : clusters_for(img, img->end_at_open);
 	if (img->incompatible & INCOMPAT_CORRUPT && !o->repair)
 		return qc_fail(img, -EIO,
 			       " is marked as corrupt: open it with --read-only, or repair it with "
 			       "qemu-img check -r all");
-	if (img->version < 3 && o->journal)
-		img->commit_first = true; /* nothing in the header could vouch for a journal */
-	else if (o->journal)
+	/* In the header of version 2 nothing could vouch for a journal. */
+	img->commit_first = o->journal && img->version < 3;
+	if (o->journal && !img->commit_first)
 		ret = qc_journal_open(img, o->journal);
-	untidy = !ret &&
-		 (img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
+	untidy = img->nr_patches || img->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+	if (ret || (!untidy && !qc_table_is_small(img)))
+		return ret;
 	if (untidy)
 		ubd_device_notice(
 			img->dev, "%s was not closed in order: rebuilding its refcounts%s",
 			img->file.path,
 			img->nr_patches ? ", doing again what its server had not written" : "");
-	if (!ret && (untidy || qc_table_is_small(img))) {
-		ret = qc_remake(img, NULL, img->size, NULL, NULL);
-		if (ret)
-			ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
-					strerror(-ret));
-	}
-	return ret;
-}
-
-static int open_qcow2(struct qc_image *img, const struct qc_options *o)
-{
-	return qc_header_read(img)
-		       ?: qc_cache_init(img, o->cache_bytes)
-		       ?: open_data_file(img, o)
-		       ?: o->snapshot ? select_snapshot(img, o->snapshot) : 0;
+	ret = qc_remake(img, NULL, img->size, NULL, NULL);
+	return ret ? ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
+				     strerror(-ret))
+		   : 0;
 }
 
 /* ---- The chain ----------------------------------------------------------------------------- */
 
 /* The image at path is to come under those from `top` on: not itself once more, nor too many. */
-static int check_loop(const struct qc_image *top, struct ubd_device *dev, const char *path)
+static int check_loop(const struct qc_image *top, const char *path)
 {
+	struct ubd_device *dev = top->dev;
 	struct stat st, seen;
 	unsigned depth = 0;
 
@@ -174,7 +150,7 @@ static int check_loop(const struct qc_image *top, struct ubd_device *dev, const 
 }
 
 static int open_one(struct qc_image **out, struct ubd_device *dev, const char *path,
-		    const char *format, bool writable, const struct qc_options *o)
+		    const char *format, const struct qc_options *o)
 {
 	uint8_t first[4096] __attribute__((aligned(4096)));
 	struct qc_image *img = calloc(1, sizeof(*img));
@@ -185,11 +161,11 @@ static int open_one(struct qc_image **out, struct ubd_device *dev, const char *p
 		return -ENOMEM;
 	pthread_mutex_init(&img->lock, NULL);
 	img->dev = dev;
-	img->writable = writable;
+	img->writable = o->writable;
 	img->data = &img->file;
 	img->file.b.fd = img->data_file.b.fd = -1;
 	*out = img;
-	ret = open_file(&img->file, dev, path, writable, !qcow2, o);
+	ret = qc_file_open(&img->file, dev, path, o->direct, o->writable, qcow2);
 	if (!ret && !format) {
 		ret = qc_file_read(&img->file, NULL, first, sizeof(first), 0);
 		qcow2 = get32(first) == QCOW2_MAGIC;
@@ -197,7 +173,10 @@ static int open_one(struct qc_image **out, struct ubd_device *dev, const char *p
 	if (ret)
 		return ret;
 	if (qcow2)
-		return open_qcow2(img, o);
+		return qc_header_read(img)
+			       ?: qc_cache_init(img, o->cache_bytes)
+			       ?: open_data_file(img, o)
+			       ?: o->snapshot ? select_snapshot(img, o->snapshot) : 0;
 	img->raw = true;
 	img->size = atomic_load(&img->file.end);
 	return 0;
@@ -205,9 +184,7 @@ static int open_one(struct qc_image **out, struct ubd_device *dev, const char *p
 
 static int open_below(struct qc_image *top, struct qc_image *img, const struct qc_options *o)
 {
-	static const char *const formats[] = {"qcow2", "raw", "host_device", "file"};
 	const char *format = img->backing_format;
-	bool known = !format;
 	char *path;
 	int ret;
 
@@ -215,36 +192,34 @@ static int open_below(struct qc_image *top, struct qc_image *img, const struct q
 		return qc_fail(img, -EOPNOTSUPP,
 			       " stands on '%s', which is not a file or block device",
 			       img->backing_name);
-	for (unsigned i = 0; i < sizeof(formats) / sizeof(*formats) && !known; i++)
-		known = !strcmp(format, formats[i]);
-	if (!known)
+	if (format && strcmp(format, "qcow2") && strcmp(format, "raw") &&
+	    strcmp(format, "host_device") && strcmp(format, "file"))
 		return qc_fail(img, -EOPNOTSUPP,
 			       " stands on %s, of format '%s': only qcow2 and raw are supported",
 			       img->backing_name, format);
 	path = resolve(img->file.path, img->backing_name);
 	if (!path)
 		return -ENOMEM;
-	ret = check_loop(top, img->dev, path);
-	if (!ret)
-		ret = open_one(&img->backing, img->dev, path, format, false,
-			       &(struct qc_options){.direct = o->direct});
+	ret = check_loop(top, path)
+		      ?: open_one(&img->backing, img->dev, path, format,
+				  &(struct qc_options){.direct = o->direct});
 	free(path);
 	return ret;
 }
 
-int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *path, bool writable,
+int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *path,
 		  const struct qc_options *options)
 {
 	struct qc_image *top = NULL;
-	int ret = open_one(&top, dev, path, "qcow2", writable, options);
+	int ret = open_one(&top, dev, path, "qcow2", options);
 
 	for (struct qc_image *img = top; !ret && img->backing_name; img = img->backing)
 		ret = open_below(top, img, options);
-	if (!ret && writable)
+	if (!ret && options->writable)
 		ret = make_writable(top, options);
 	if (ret) {
 		ubd_device_fail(dev, ret, "cannot open %s: %s", path, strerror(-ret));
-		image_free(top);
+		image_free(top, false);
 		return ret;
 	}
 	*out = top;
@@ -259,18 +234,13 @@ static int trim(struct qc_image *img)
 	uint64_t end = clusters_for(img, atomic_load(&img->file.end)), count = 0;
 	int ret = 0;
 
-	if (img->file.b.is_block)
-		return 0;
-	while (!ret && end << img->cluster_bits > img->end_at_open) {
-
-		QC_TRANSACTION(img, NULL, ret, qc_ref_get(img, tx, end - 1, &count));
-		if (count)
-			break;
-		end--;
+	while (end << img->cluster_bits > img->end_at_open && !ret && !count) {
+		ret = QC_TRANSACTION(img, NULL, qc_ref_get(img, end - 1, &count));
+		end -= !count;
 	}
-	if (ret || end << img->cluster_bits >= atomic_load(&img->file.end))
-		return ret;
-	return qc_file_truncate(&img->file, MAX(end << img->cluster_bits, img->end_at_open));
+	end = MAX(end << img->cluster_bits, img->end_at_open);
+	return ret || end >= atomic_load(&img->file.end) ? ret
+							 : qc_file_truncate(&img->file, NULL, end);
 }
 
 static int close_in_order(struct qc_image *img)
@@ -279,18 +249,16 @@ static int close_in_order(struct qc_image *img)
 
 	/* The first writes the mappings, the others the refcounts of what that made free. */
 	for (int i = 0; i < 3 && !ret; i++)
-		ret = qc_commit(img, NULL);
+		ret = qc_commit_locked(img, NULL);
 	if (!ret && img->marked && !img->broken)
 		ret = trim(img);
-	if (!ret && img->marked) {
-		if (img->broken && img->version > 2)
-			img->incompatible |= INCOMPAT_CORRUPT;
-		else
-			img->incompatible &= ~INCOMPAT_DIRTY;
-		qc_header_fill(img, img->header);
+	if (!ret && img->marked && img->version > 2) {
+		put64(img->header + HDR_INCOMPATIBLE,
+		      img->broken ? img->incompatible | INCOMPAT_CORRUPT
+				  : img->incompatible & ~INCOMPAT_DIRTY);
 		ret = qc_file_write(&img->file, NULL, img->header, page_size(img), 0);
 	}
-	return ret ? ret : qc_file_sync(&img->file, NULL);
+	return ret ?: qc_file_sync(&img->file, NULL);
 }
 
 void qc_image_close(struct qc_image *img)
@@ -302,6 +270,5 @@ void qc_image_close(struct qc_image *img)
 				  "cannot finish writing %s: %s; it is repaired when it is "
 				  "opened again",
 				  img->file.path, strerror(-ret));
-	qc_journal_close(img, !ret);
-	image_free(img);
+	image_free(img, !ret);
 }

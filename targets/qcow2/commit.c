@@ -11,9 +11,6 @@
  */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 /* ---- Requests under way -------------------------------------------------------------------- */
 
 unsigned qc_enter(struct qc_image *img, struct ubd_queue *q)
@@ -66,17 +63,14 @@ struct batch {
 	struct qc_page **pages; /* by step, then by place */
 	uint8_t *copies;	/* in that order */
 	unsigned count;
-	unsigned ends[NR_STEPS]; /* where in that order each step ends */
-	struct qc_ranges freed;	 /* unmapped by this commit */
+	struct qc_ranges freed; /* unmapped by this commit */
 };
 
 static int by_step_and_place(const void *a, const void *b)
 {
 	const struct qc_page *p = *(struct qc_page *const *)a, *o = *(struct qc_page *const *)b;
 
-	if (p->now != o->now)
-		return p->now < o->now ? -1 : 1;
-	return p->pos < o->pos ? -1 : p->pos > o->pos;
+	return COMPARE(p->now, o->now) ?: COMPARE(p->pos, o->pos);
 }
 
 static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
@@ -85,6 +79,7 @@ static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
 
 	*from = (struct qc_ranges){0};
 	if (!to->count) {
+		free(to->items);
 		*to = all;
 		return;
 	}
@@ -101,11 +96,9 @@ static int collect(struct qc_image *img, struct batch *b)
 
 	img->commits_begun++;
 	b->pages = malloc((n + 1) * sizeof(*b->pages));
-	if (!b->pages ||
-	    posix_memalign((void **)&b->copies, 4096, (size_t)n << img->cache.page_bits)) {
-		free(b->pages);
+	b->copies = qc_buffer((n + 1) * page_size(img));
+	if (!b->pages || !b->copies)
 		return -ENOMEM;
-	}
 	TAILQ_FOREACH(p, &img->cache.by_age, age) {
 		if (!p->dirty)
 			continue;
@@ -116,56 +109,39 @@ static int collect(struct qc_image *img, struct batch *b)
 	}
 	img->cache.dirty = 0;
 	qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
-	for (unsigned i = 0; i < b->count; i++) {
-		memcpy(b->copies + ((size_t)i << img->cache.page_bits), b->pages[i]->data,
-		       page_size(img));
-		for (unsigned s = b->pages[i]->now; s < NR_STEPS; s++)
-			b->ends[s] = i + 1;
-	}
+	for (unsigned i = 0; i < b->count; i++)
+		memcpy(b->copies + i * page_size(img), b->pages[i]->data, page_size(img));
 	move_ranges(&b->freed, &img->freed);
 	qc_journal_begin(img);
 	return 0;
 }
 
-/* Pages of one step, neighbours in one write. */
-static int write_pages(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
-		       unsigned from, unsigned to)
+/* One step after the other, neighbouring pages in one write; *steps of them are durable. */
+static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
+		       unsigned *steps)
 {
-	for (unsigned i = from, n; i < to; i += n) {
-		int ret;
+	unsigned at = 0;
 
-		for (n = 1;
-		     i + n < to && b->pages[i + n]->pos == b->pages[i]->pos + n * page_size(img);)
-			n++;
-		ret = qc_file_write(&img->file, q, b->copies + ((size_t)i << img->cache.page_bits),
-				    (uint64_t)n << img->cache.page_bits, b->pages[i]->pos);
+	for (*steps = 0; *steps < NR_STEPS; ++*steps) {
+		unsigned first = at, n;
+		int ret = 0;
+
+		for (; at < b->count && b->pages[at]->now == *steps && !ret; at += n) {
+			for (n = 1;
+			     at + n < b->count && b->pages[at + n]->now == *steps &&
+			     b->pages[at + n]->pos == b->pages[at]->pos + n * page_size(img);)
+				n++;
+			ret = qc_file_write(&img->file, q, b->copies + at * page_size(img),
+					    n * page_size(img), b->pages[at]->pos);
+		}
+		/* The table rarely changes: no sync for what others have written meanwhile. */
+		if (!ret && (*steps != STEP_TABLE || at > first))
+			ret = (img->external ? qc_file_sync(&img->data_file, q) : 0)
+				      ?: qc_file_sync(&img->file, q);
 		if (ret)
 			return ret;
 	}
 	return 0;
-}
-
-static int sync_files(struct qc_image *img, struct ubd_queue *q)
-{
-	return (img->external ? qc_file_sync(&img->data_file, q) : 0)
-		       ?: qc_file_sync(&img->file, q);
-}
-
-/* One step after the other; *steps of them are durable. */
-static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
-		       unsigned *steps)
-{
-	int ret = 0;
-
-	for (*steps = 0; *steps < NR_STEPS && !ret; *steps += !ret) {
-		unsigned from = *steps ? b->ends[*steps - 1] : 0;
-
-		/* Rarely anything: no sync for what others have written meanwhile. */
-		if (*steps == STEP_TABLE && from == b->ends[STEP_TABLE])
-			continue;
-		ret = write_pages(img, q, b, from, b->ends[*steps]) ?: sync_files(img, q);
-	}
-	return ret;
 }
 
 /* Lock held. */
@@ -186,23 +162,21 @@ static void finish_batch(struct qc_image *img, struct batch *b, int ret, unsigne
 		qc_journal_end(img);
 	}
 	move_ranges(ret ? &img->freed : &img->limbo, &b->freed);
-	free(b->pages);
-	free(b->copies);
 }
 
 /* ---- Free clusters ------------------------------------------------------------------------- */
 
-static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
+static int unref(struct qc_image *img, uint64_t cluster)
 {
 	uint64_t count;
-	int ret = qc_ref_get(img, tx, cluster, &count);
+	int ret = qc_ref_get(img, cluster, &count);
 
 	if (ret)
 		return ret;
 	if (!count)
 		return qc_damaged(img, "the refcount of a cluster that was in use",
 				  cluster << img->cluster_bits);
-	ret = qc_ref_set(img, tx, cluster, count - 1);
+	ret = qc_ref_set(img, cluster, count - 1);
 	if (!ret && count == 1)
 		img->hint = MIN(img->hint, cluster);
 	return ret;
@@ -211,28 +185,22 @@ static int unref(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 /* First the hole, then the refcount: a cluster that can be allocated is nobody else's. */
 static int release_range(struct qc_image *img, struct ubd_queue *q, const struct qc_range *r)
 {
-	uint64_t at = r->first, end = r->first + r->count, run = at, count;
+	uint64_t at = r->first, end = r->first + r->count, run, count;
+	int ret = 0;
 
-	while (at < end) {
-		int ret;
-
+	while (at < end && !ret) {
 		for (run = at; run < end; run++) {
-			QC_TRANSACTION(img, q, ret, qc_ref_get(img, tx, run, &count));
-			if (ret)
-				return ret;
-			if (count != 1)
+			ret = QC_TRANSACTION(img, q, qc_ref_get(img, run, &count));
+			if (ret || count != 1)
 				break;
 		}
-		if (run > at && img->file.b.can_punch)
+		if (!ret && run > at)
 			qc_file_punch(&img->file, q, at << img->cluster_bits,
 				      (run - at) << img->cluster_bits);
-		for (run = MAX(run, at + 1); at < run; at++) {
-			QC_TRANSACTION(img, q, ret, unref(img, tx, at));
-			if (ret)
-				return ret;
-		}
+		for (run = MAX(run, at + 1); at < run && !ret; at++)
+			ret = QC_TRANSACTION(img, q, unref(img, at));
 	}
-	return 0;
+	return ret;
 }
 
 /*
@@ -273,12 +241,14 @@ int qc_commit_locked(struct qc_image *img, struct ubd_queue *q)
 	pthread_mutex_lock(&img->lock);
 	ret = collect(img, &b);
 	pthread_mutex_unlock(&img->lock);
-	if (ret)
-		return ret;
-	ret = write_batch(img, q, &b, &steps);
-	pthread_mutex_lock(&img->lock);
-	finish_batch(img, &b, ret, steps);
-	pthread_mutex_unlock(&img->lock);
+	if (!ret) {
+		ret = write_batch(img, q, &b, &steps);
+		pthread_mutex_lock(&img->lock);
+		finish_batch(img, &b, ret, steps);
+		pthread_mutex_unlock(&img->lock);
+	}
+	free(b.pages);
+	free(b.copies);
 	if (!ret)
 		release(img, q);
 	return ret;
@@ -289,12 +259,10 @@ int qc_commit(struct qc_image *img, struct ubd_queue *q)
 	uint64_t before = atomic_load(&img->commits_begun);
 	int ret = 0;
 
-	if (q)
-		ubd_mutex_lock(q, &img->commit_lock);
+	ubd_mutex_lock(q, &img->commit_lock);
 	/* One that began after this call has done this one's work. */
 	if (img->commits_done <= before)
 		ret = qc_commit_locked(img, q);
-	if (q)
-		ubd_mutex_unlock(q, &img->commit_lock);
+	ubd_mutex_unlock(q, &img->commit_lock);
 	return ret;
 }

@@ -24,20 +24,26 @@ const struct qc_file_hooks *qc_file_hooks;
 #define LOCK_USES 100
 #define LOCK_FORBIDS 200
 
+void *qc_buffer(uint64_t size)
+{
+	void *p;
+
+	return posix_memalign(&p, 4096, size) ? NULL : p;
+}
+
 /* Take those bytes or ask for them, all of what this one does; whether somebody is in the way. */
 static bool lock_bytes(const struct qc_file *f, int command, int uses, int forbids)
 {
-	static const int permissions[] = {0, 1, 3};
+	const off_t bytes[] = {uses, uses + 1, uses + 3, forbids + 1, forbids + 3};
 	bool taken = false;
 
-	for (unsigned i = 0; i < 6; i++) {
-		int p = permissions[i / 2];
+	for (unsigned i = 0; i < 5; i++) {
 		struct flock l = {.l_type = command == F_OFD_SETLK ? F_RDLCK : F_WRLCK,
 				  .l_whence = SEEK_SET,
-				  .l_start = (i % 2 ? forbids : uses) + p,
+				  .l_start = bytes[i],
 				  .l_len = 1};
 
-		if (i % 2 ? !p : p && f->b.read_only)
+		if (f->b.read_only && (i == 1 || i == 2))
 			continue;
 		if (fcntl(f->b.fd, command, &l) < 0)
 			taken |= command == F_OFD_SETLK && (errno == EAGAIN || errno == EACCES);
@@ -47,41 +53,39 @@ static bool lock_bytes(const struct qc_file *f, int command, int uses, int forbi
 	return taken;
 }
 
-/* Whether QEMU, or a program with its manners, is at work on the file. */
-static bool used_by_others(const struct qc_file *f)
+int qc_file_open(struct qc_file *f, struct ubd_device *dev, const char *path, int direct,
+		 bool writable, bool format)
 {
-	/* File systems without such locks have no opinion. */
-	return lock_bytes(f, F_OFD_SETLK, LOCK_USES, LOCK_FORBIDS) ||
-	       lock_bytes(f, F_OFD_GETLK, LOCK_FORBIDS, LOCK_USES);
-}
-
-int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing_request *want)
-{
-	struct backing_request direct = *want;
-	char *path = strdup(want->path);
+	struct backing_request want = {
+		.path = strdup(path),
+		.direct = (enum backing_direct)direct,
+		.read_only = !writable,
+		.any_size = true,
+		/* Images hold 512-byte sectors whatever the file system under them is made of. */
+		.max_block = 512,
+	};
+	struct stat st;
 	int ret;
 
-	if (!path)
+	*f = (struct qc_file){.path = (char *)(uintptr_t)want.path, .b.fd = -1};
+	if (!f->path)
 		return ubd_device_fail(dev, -ENOMEM, "out of memory");
-	*f = (struct qc_file){.path = path, .b.fd = -1};
-	direct.path = path;
-	direct.any_size = true;
-	/* Images hold 512-byte sectors whatever the file system under them is made of. */
-	direct.max_block = 512;
-	ret = backing_open(&f->b, dev, &direct);
-	if (!ret && used_by_others(f)) {
+	/* A raw image's last sector may be cut short: only the page cache can read that. */
+	if (!format && !stat(path, &st) && S_ISREG(st.st_mode) && st.st_size % 512)
+		want.direct = BACKING_DIRECT_OFF;
+	ret = backing_open(&f->b, dev, &want);
+	/* QEMU, or a program with its manners; file systems without such locks have no opinion. */
+	if (!ret && (lock_bytes(f, F_OFD_SETLK, LOCK_USES, LOCK_FORBIDS) ||
+		     lock_bytes(f, F_OFD_GETLK, LOCK_FORBIDS, LOCK_USES)))
 		ret = ubd_device_fail(dev, -EBUSY,
 				      "%s is in use: QEMU or another program has it open", path);
-		backing_close(&f->b);
-	}
 	if (ret) {
-		free(f->path);
-		f->path = NULL;
+		qc_file_close(f);
 		return ret;
 	}
 	atomic_store(&f->end, f->b.size);
 	/* Whoever wrote to it before may not have synced. */
-	atomic_store(&f->needs_sync, !want->read_only);
+	atomic_store(&f->needs_sync, writable);
 	return 0;
 }
 
@@ -212,8 +216,10 @@ int qc_file_sync(struct qc_file *f, struct ubd_queue *q)
 	return run(q, &(struct qc_file_op){QC_SYNC, f}, NULL);
 }
 
-static int set_size(struct qc_file *f, struct ubd_queue *q, uint64_t size)
+int qc_file_truncate(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 {
+	if (f->b.is_block)
+		return 0;
 	return run(q, &(struct qc_file_op){QC_TRUNCATE, f, size}, NULL);
 }
 
@@ -228,19 +234,14 @@ int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 	if (q)
 		ubd_mutex_lock(q, &f->growing);
 	if (size > atomic_load(&f->end)) {
-		ret = set_size(f, q, (size + GROW_STEP - 1) / GROW_STEP * GROW_STEP);
+		ret = qc_file_truncate(f, q, (size + GROW_STEP - 1) / GROW_STEP * GROW_STEP);
 		/* A limit on file sizes may leave room for what is needed and no more. */
 		if (ret)
-			ret = set_size(f, q, size);
+			ret = qc_file_truncate(f, q, size);
 	}
 	if (q)
 		ubd_mutex_unlock(q, &f->growing);
 	return ret;
-}
-
-int qc_file_truncate(struct qc_file *f, uint64_t size)
-{
-	return f->b.is_block ? 0 : set_size(f, NULL, size);
 }
 
 int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t len)

@@ -39,7 +39,11 @@ struct qc_file_hooks {
 };
 extern const struct qc_file_hooks *qc_file_hooks;
 
-int qc_file_open(struct qc_file *f, struct ubd_device *dev, const struct backing_request *want);
+/* Memory aligned as direct I/O wants it; NULL: there is none. */
+void *qc_buffer(uint64_t size);
+/* format: it holds a format's clusters; else a disk's bytes, the last sector maybe cut short. */
+int qc_file_open(struct qc_file *f, struct ubd_device *dev, const char *path, int direct,
+		 bool writable, bool format);
 void qc_file_close(struct qc_file *f);
 /* All of it: what lies past the end of the file reads as zeroes. 0 or -errno. [awaits] */
 int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len, uint64_t pos);
@@ -49,8 +53,8 @@ int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint6
 int qc_file_sync(struct qc_file *f, struct ubd_queue *q);
 /* At least `size` bytes long, more to save later calls. [awaits] */
 int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size);
-/* Exactly that long. Blocks. */
-int qc_file_truncate(struct qc_file *f, uint64_t size);
+/* Exactly that long, unless it is a block device. [awaits] */
+int qc_file_truncate(struct qc_file *f, struct ubd_queue *q, uint64_t size);
 /* Give space back; the range reads as zeroes afterwards or the call fails. [awaits] */
 int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t len);
 /* Pieces of a request's data, see ubd_io_transfer(); all their fds are f's, or zeroes. [awaits] */

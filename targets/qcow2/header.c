@@ -3,9 +3,6 @@
 #define _GNU_SOURCE
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 int qc_damaged(struct qc_image *img, const char *what, uint64_t where)
 {
 	if (!atomic_exchange(&img->broken, true))
@@ -44,52 +41,35 @@ void qc_header_take(struct qc_image *img, const uint8_t *h)
 	img->autoclear = img->version == 2 ? 0 : get64(h + HDR_AUTOCLEAR);
 }
 
-void qc_header_fill(struct qc_image *img, uint8_t *h)
+static int read_v3_fields(struct qc_image *img, const uint8_t *h)
 {
-	put64(h + HDR_SIZE, img->size);
-	put32(h + HDR_L1_ENTRIES, img->l1_entries);
-	put64(h + HDR_L1_OFFSET, img->l1_offset);
-	put64(h + HDR_RT_OFFSET, img->rt_offset);
-	put32(h + HDR_RT_CLUSTERS, img->rt_clusters);
-	put32(h + HDR_SNAPSHOTS, img->nr_snapshots);
-	put64(h + HDR_SNAPSHOTS_OFFSET, img->snapshots_offset);
-	if (img->version == 2)
-		return;
-	put64(h + HDR_INCOMPATIBLE, img->incompatible);
-	put64(h + HDR_AUTOCLEAR, img->autoclear);
-}
+	uint32_t order = get32(h + HDR_REFCOUNT_ORDER), length = get32(h + HDR_LENGTH);
 
-static int read_v3_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
-{
-	uint32_t order = get32(h + HDR_REFCOUNT_ORDER);
-
-	*length = get32(h + HDR_LENGTH);
 	if (order > 6)
 		return bad(img, "a refcount order", order);
 	img->refcount_bits = 1u << order;
-	if (*length < QCOW2_V3_HEADER || *length > cluster_size(img) || *length % 8)
-		return bad(img, "a length", *length);
+	if (length < QCOW2_V3_HEADER || length > cluster_size(img) || length % 8)
+		return bad(img, "a length", length);
 	if (img->incompatible & ~INCOMPAT_KNOWN)
 		return unknown(img, "its feature", img->incompatible & ~INCOMPAT_KNOWN);
-	if (*length > HDR_COMPRESSION)
+	if (length > HDR_COMPRESSION)
 		img->compression = h[HDR_COMPRESSION];
 	if (img->compression > 1)
 		return unknown(img, "its compression type", img->compression);
 	if (!(img->incompatible & INCOMPAT_COMPRESSION) != !img->compression)
 		return bad(img, "a compression type", img->compression);
-	if (img->incompatible & INCOMPAT_EXTENDED_L2) {
-		if (img->cluster_bits < 14)
-			return bad(img, "subclusters in a cluster", cluster_size(img));
-		img->units = 32;
-		img->unit_bits = img->cluster_bits - 5;
-	}
+	if (img->incompatible & INCOMPAT_EXTENDED_L2 && img->cluster_bits < 14)
+		return bad(img, "subclusters in a cluster", cluster_size(img));
 	img->external = img->incompatible & INCOMPAT_DATA_FILE;
 	img->data_raw = img->external && img->autoclear & AUTOCLEAR_RAW_DATA;
 	return 0;
 }
 
-static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
+static int read_fields(struct qc_image *img, const uint8_t *h)
 {
+	bool extended;
+	int ret;
+
 	if (get32(h + HDR_MAGIC) != QCOW2_MAGIC)
 		return qc_fail(img, -EINVAL, " is not a qcow2 image");
 	img->version = get32(h + HDR_VERSION);
@@ -103,11 +83,16 @@ static int read_fields(struct qc_image *img, const uint8_t *h, uint32_t *length)
 			       " is encrypted: encrypted images are not supported; decrypt it with "
 			       "qemu-img convert");
 	qc_header_take(img, h);
-	img->units = 1;
-	img->unit_bits = img->cluster_bits;
 	img->refcount_bits = 16;
-	*length = QCOW2_V2_HEADER;
-	return img->version == 2 ? 0 : read_v3_fields(img, h, length);
+	ret = img->version == 2 ? 0 : read_v3_fields(img, h);
+	extended = img->incompatible & INCOMPAT_EXTENDED_L2;
+	img->units = extended ? 32 : 1;
+	img->all_units = extended ? UINT32_MAX : 1;
+	img->unit_bits = img->cluster_bits - (extended ? 5 : 0);
+	img->entry_size = extended ? 16 : 8;
+	img->l2_bits = img->cluster_bits - (extended ? 4 : 3);
+	img->block_bits = img->cluster_bits + 3 - (unsigned)__builtin_ctz(img->refcount_bits);
+	return ret;
 }
 
 /* A table of `len` bytes at pos: whole clusters, in the file, not the header. */
@@ -116,13 +101,13 @@ static bool table_fits(const struct qc_image *img, uint64_t pos, uint64_t len)
 	uint64_t end = atomic_load(&img->file.end);
 
 	/* The last cluster of a file may be cut short. */
-	return !(pos & (cluster_size(img) - 1)) && pos >= cluster_size(img) && pos < end &&
+	return !in_cluster(img, pos) && pos >= cluster_size(img) && pos < end &&
 	       len <= end - pos + cluster_size(img);
 }
 
 bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size)
 {
-	unsigned shift = img->cluster_bits + l2_bits(img);
+	unsigned shift = img->cluster_bits + img->l2_bits;
 
 	return entries <= MAX_L1_BYTES / 8 && (size - 1) >> shift < entries &&
 	       table_fits(img, pos, entries * 8ull);
@@ -144,10 +129,8 @@ static int check_tables(struct qc_image *img)
 	     !table_fits(img, img->snapshots_offset, (uint64_t)img->nr_snapshots * SNAP_FIXED)))
 		return bad(img, "a snapshot table's place or its entries", img->nr_snapshots);
 	/* No write to one table may change another. */
-	if (qc_is_metadata(&(struct qc_image){.cluster_bits = img->cluster_bits,
-					      .l1_offset = img->l1_offset,
-					      .l1_entries = img->l1_entries},
-			   img->rt_offset, rt))
+	if (img->rt_offset < img->l1_offset + img->l1_entries * 8ull &&
+	    img->l1_offset < img->rt_offset + rt)
 		return bad(img, "a refcount table in others, at", img->rt_offset);
 	return 0;
 }
@@ -181,10 +164,11 @@ static int read_extensions(struct qc_image *img, const uint8_t *h, uint64_t at, 
 	return ret;
 }
 
-static int read_names(struct qc_image *img, const uint8_t *h, uint32_t length)
+static int read_names(struct qc_image *img, const uint8_t *h)
 {
 	uint64_t pos = get64(h + HDR_BACKING_OFFSET), len = get32(h + HDR_BACKING_LENGTH);
 	uint64_t end = pos ? MIN(pos, cluster_size(img)) : cluster_size(img);
+	uint32_t length = img->version == 2 ? QCOW2_V2_HEADER : get32(h + HDR_LENGTH);
 	int ret = read_extensions(img, h, length, end);
 
 	if (ret || !pos || !len)
@@ -200,22 +184,21 @@ static int read_names(struct qc_image *img, const uint8_t *h, uint32_t length)
 
 int qc_header_read(struct qc_image *img)
 {
-	uint32_t length = 0, page;
 	uint8_t *first;
 	int ret;
 
-	if (posix_memalign((void **)&first, 4096, 1u << 21))
+	img->header = qc_buffer(4096);
+	if (!img->header)
 		return -ENOMEM;
-	ret = qc_file_read(&img->file, NULL, first, 4096, 0)
-		      ?: read_fields(img, first, &length)
-		      ?: qc_file_read(&img->file, NULL, first, cluster_size(img), 0)
-		      ?: check_tables(img)
-		      ?: read_names(img, first, length);
-	page = ret ? 0 : 1u << MIN(img->cluster_bits, 12);
-	if (!ret && posix_memalign((void **)&img->header, 4096, page))
-		ret = -ENOMEM;
-	if (!ret)
-		memcpy(img->header, first, page);
+	ret = qc_file_read(&img->file, NULL, img->header, 4096, 0)
+		      ?: read_fields(img, img->header)
+		      ?: check_tables(img);
+	if (ret)
+		return ret;
+	first = qc_buffer(cluster_size(img));
+	if (!first)
+		return -ENOMEM;
+	ret = qc_file_read(&img->file, NULL, first, cluster_size(img), 0) ?: read_names(img, first);
 	free(first);
 	return ret;
 }
@@ -226,19 +209,20 @@ int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 
 	if (atomic_load_explicit(&img->marked, memory_order_acquire))
 		return 0;
-	if (q)
-		ubd_mutex_lock(q, &img->mark_lock);
+	ubd_mutex_lock(q, &img->commit_lock);
 	if (!atomic_load(&img->marked)) {
 		pthread_mutex_lock(&img->lock);
-		img->incompatible |= img->version > 2 ? INCOMPAT_DIRTY : 0;
-		/* What we do not know, we do not keep up to date. */
-		img->autoclear &= img->data_raw ? AUTOCLEAR_RAW_DATA : 0;
-		qc_header_fill(img, img->header);
+		if (img->version > 2) {
+			img->incompatible |= INCOMPAT_DIRTY;
+			/* What we do not know, we do not keep up to date. */
+			img->autoclear &= img->data_raw ? AUTOCLEAR_RAW_DATA : 0;
+			put64(img->header + HDR_INCOMPATIBLE, img->incompatible);
+			put64(img->header + HDR_AUTOCLEAR, img->autoclear);
+		}
 		pthread_mutex_unlock(&img->lock);
 		ret = qc_file_write(&img->file, q, img->header, page_size(img), 0);
 		atomic_store(&img->marked, !ret);
 	}
-	if (q)
-		ubd_mutex_unlock(q, &img->mark_lock);
+	ubd_mutex_unlock(q, &img->commit_lock);
 	return ret;
 }

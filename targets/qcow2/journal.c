@@ -14,10 +14,8 @@
 #define _GNU_SOURCE
 #include "qcow2.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -80,31 +78,24 @@ static int by_guest(const void *a, const void *b)
 {
 	const struct qc_patch *x = a, *y = b;
 
-	if (x->guest != y->guest)
-		return x->guest < y->guest ? -1 : 1;
-	return x->age < y->age ? -1 : x->age > y->age;
+	return COMPARE(x->guest, y->guest) ?: COMPARE(x->age, y->age);
 }
 
-/* What a dead server left: the newest record of each guest cluster, in order of these. */
+/* What a dead server left, by guest cluster, the newest of each last. */
 static int take_patches(struct qc_image *img)
 {
 	const struct qc_journal *j = img->journal;
-	uint32_t n = (uint32_t)MIN(j->head - j->tail, ROOM), kept = 0;
-	struct qc_patch *p = calloc(n + 1, sizeof(*p));
 
-	if (!p)
+	img->nr_patches = (uint32_t)MIN(j->head - j->tail, ROOM);
+	img->patches = calloc(img->nr_patches + 1u, sizeof(*img->patches));
+	if (!img->patches)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < img->nr_patches; i++) {
 		const struct record *r = &j->records[(j->tail + i) % ROOM];
 
-		p[i] = (struct qc_patch){r->guest, r->word, r->bits, i};
+		img->patches[i] = (struct qc_patch){r->guest, r->word, r->bits, i};
 	}
-	qsort(p, n, sizeof(*p), by_guest);
-	for (uint32_t i = 0; i < n; i++)
-		if (i + 1 == n || p[i + 1].guest != p[i].guest)
-			p[kept++] = p[i];
-	img->patches = p;
-	img->nr_patches = kept;
+	qsort(img->patches, img->nr_patches, sizeof(*img->patches), by_guest);
 	return 0;
 }
 
@@ -191,9 +182,6 @@ void qc_journal_close(struct qc_image *img, bool clean)
 		unlink(img->journal_path);
 	if (img->journal)
 		munmap(img->journal, sizeof(*img->journal));
-	img->journal = NULL;
 	free(img->patches);
 	free(img->journal_path);
-	img->patches = NULL;
-	img->journal_path = NULL;
 }

@@ -2,8 +2,6 @@
 /* From guest clusters to host clusters: L1 and L2 tables, and what their entries mean. */
 #include "qcow2.h"
 
-#include <errno.h>
-
 /* ---- Entries ------------------------------------------------------------------------------- */
 
 int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry *e)
@@ -26,7 +24,7 @@ int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry
 	} else {
 		e->alloc = e->has_host;
 	}
-	if (e->host & (cluster_size(img) - 1) || e->alloc & e->zero || (e->alloc && !e->has_host) ||
+	if (in_cluster(img, e->host) || e->alloc & e->zero || (e->alloc && !e->has_host) ||
 	    (word & ENTRY_ZERO && (extended || img->version < 3)))
 		return -EIO;
 	return 0;
@@ -40,6 +38,13 @@ void qc_entry_build(const struct qc_image *img, struct qc_entry *e)
 		e->bits = (uint64_t)e->zero << 32 | e->alloc;
 	else if (e->zero)
 		e->word |= ENTRY_ZERO;
+}
+
+void qc_entry_store(const struct qc_image *img, uint8_t *p, uint64_t word, uint64_t bits)
+{
+	put64(p, word);
+	if (img->units > 1)
+		put64(p + 8, bits);
 }
 
 void qc_packed_range(const struct qc_image *img, uint64_t word, uint64_t *pos, uint64_t *len)
@@ -75,66 +80,57 @@ void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 
 /* ---- Tables -------------------------------------------------------------------------------- */
 
-/* The L2 entry, in its page, and its place in the file; 0 and NULL: there is no L2 table. */
-static int find_entry(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t *place,
-		      bool *own, uint8_t **p)
+int qc_map_get(struct qc_image *img, uint64_t guest, struct qc_entry *e)
 {
-	uint64_t l1_index = guest >> l2_bits(img), word;
-	uint8_t *l1;
+	uint64_t l1_index = guest >> img->l2_bits, l1, place;
+	uint64_t i = guest & ((1ull << img->l2_bits) - 1);
+	uint8_t *p;
 	int ret;
 
-	*place = 0;
-	*p = NULL;
+	*e = (struct qc_entry){0};
 	if (l1_index >= img->l1_entries)
 		return 0;
-	l1 = qc_meta(img, tx, img->l1_offset + l1_index * 8);
-	if (!l1)
+	p = qc_meta(img, img->l1_offset + l1_index * 8);
+	if (!p)
 		return -EAGAIN;
-	word = get64(l1);
-	if (!(word & ENTRY_OFFSET))
+	l1 = get64(p);
+	if (!(l1 & ENTRY_OFFSET))
 		return 0;
-	ret = qc_check_place(img, word & ENTRY_OFFSET, "an L2 table");
+	ret = qc_check_place(img, l1 & ENTRY_OFFSET, "an L2 table");
 	if (ret)
 		return ret;
-	*own = word & ENTRY_COPIED;
-	*place = (word & ENTRY_OFFSET) + (guest & ((1ull << l2_bits(img)) - 1)) * entry_size(img);
-	*p = qc_meta(img, tx, *place);
-	return *p ? 0 : -EAGAIN;
+	place = (l1 & ENTRY_OFFSET) + i * img->entry_size;
+	p = qc_meta(img, place);
+	if (!p)
+		return -EAGAIN;
+	if (qc_entry_parse(img, p, e))
+		return qc_damaged(img, "an L2 entry", place);
+	e->place = place;
+	e->own_table = l1 & ENTRY_COPIED;
+	return 0;
 }
 
-int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc_entry *e)
+/* A new L2 table for the L1 entry at l1_pos: a copy of the shared one at `from`, or empty (0). */
+static int new_table(struct qc_image *img, uint64_t l1_pos, uint64_t from)
 {
-	uint64_t place;
-	uint8_t *p;
-	bool own;
-	int ret = find_entry(img, tx, guest, &place, &own, &p);
-
-	*e = (struct qc_entry){0};
-	if (!ret && p && qc_entry_parse(img, p, e))
-		ret = qc_damaged(img, "an L2 entry", place);
-	return ret;
-}
-
-/* A new L2 table for an L1 entry: a copy of the shared one at `from`, or empty (0). */
-static int new_table(struct qc_image *img, struct qc_tx *tx, uint8_t *l1, uint64_t l1_pos,
-		     uint64_t from)
-{
+	uint8_t *l1 = qc_meta(img, l1_pos);
 	uint64_t first, count;
 	bool zeroed;
 	int ret;
 
+	if (!l1)
+		return -EAGAIN;
 	/* Have all of the old one in memory before anything changes. */
 	for (uint64_t at = 0; from && at < cluster_size(img); at += page_size(img))
-		if (!qc_meta(img, tx, from + at))
+		if (!qc_meta(img, from + at))
 			return -EAGAIN;
 	qc_meta_dirty(img, l1_pos, STEP_MAP); /* and with that it stays */
-	ret = qc_alloc(img, tx, 1, &first, &count, &zeroed);
+	ret = qc_alloc(img, 1, &first, &count, &zeroed);
 	if (ret)
 		return ret;
-	/* Of a table whose place is zero on disk, only pages with something in them need to go
-	 * there. */
+	/* Where its place is zero on disk, only pages with something in them need to go there. */
 	if (from || !zeroed)
-		ret = qc_meta_table(img, tx, first << img->cluster_bits, from, STEP_MAP);
+		ret = qc_meta_table(img, first << img->cluster_bits, from, STEP_MAP);
 	if (ret) {
 		qc_unalloc(img, first, 1);
 		return ret;
@@ -145,116 +141,87 @@ static int new_table(struct qc_image *img, struct qc_tx *tx, uint8_t *l1, uint64
 	return 0;
 }
 
-int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest)
+int qc_map_prepare(struct qc_image *img, uint64_t guest)
 {
-	uint64_t l1_pos = img->l1_offset + (guest >> l2_bits(img)) * 8, place;
-	bool own;
-	uint8_t *l1, *p;
-	int ret = find_entry(img, tx, guest, &place, &own, &p);
+	struct qc_entry e;
+	int ret = qc_map_get(img, guest, &e);
 
 	if (ret)
 		return ret;
 	if (img->broken)
 		return -EIO;
 	if (qc_journal_full(img) || img->cache.dirty > img->cache.max / 2) {
-		tx->need = NEED_COMMIT;
+		img->need.what = NEED_COMMIT;
 		return -EAGAIN;
 	}
-	if (place && own)
+	if (e.own_table)
 		return 0;
-	l1 = qc_meta(img, tx, l1_pos);
-	if (!l1)
-		return -EAGAIN;
-	ret = new_table(img, tx, l1, l1_pos, place ? place & ~(cluster_size(img) - 1) : 0);
-	return ret ? ret : find_entry(img, tx, guest, &place, &own, &p);
+	return new_table(img, img->l1_offset + (guest >> img->l2_bits) * 8,
+			 e.place - in_cluster(img, e.place))
+		       ?: qc_map_get(img, guest, &e);
 }
 
-void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const struct qc_entry *e)
+void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *e)
 {
-	uint64_t place;
-	bool own;
-	uint8_t *p;
+	struct qc_entry old;
 
 	/* All of it is cached: qc_map_prepare() has seen to that. */
-	if (find_entry(img, tx, guest, &place, &own, &p) || !p)
+	if (qc_map_get(img, guest, &old) || !old.place)
 		return;
-	put64(p, e->word);
-	if (img->units > 1)
-		put64(p + 8, e->bits);
-	qc_meta_dirty(img, place, STEP_MAP);
+	qc_entry_store(img, qc_meta(img, old.place), e->word, e->bits);
+	qc_meta_dirty(img, old.place, STEP_MAP);
 	qc_journal_add(img, guest, e->word, e->bits);
 }
 
 /* ---- Looking up ---------------------------------------------------------------------------- */
 
-/* What bytes from `offset` on, within one cluster, are; sets kind and place and the length. */
-static void classify(struct qc_image *img, const struct qc_entry *e, uint64_t offset,
-		     struct qc_extent *x)
+/* What bytes from `at` on, in one cluster, are, as far as that stays the same. */
+static struct qc_extent classify(struct qc_image *img, const struct qc_entry *e, uint64_t at)
 {
-	uint64_t at = offset & (cluster_size(img) - 1), end;
-	unsigned first = (unsigned)(at >> img->unit_bits), unit = first;
-	uint32_t bit = 1u << first;
+	unsigned first = (unsigned)(at >> img->unit_bits), units = img->units - first;
+	uint32_t zero = e->zero >> first, alloc = e->alloc >> first;
+	/* Units that are not as the first. */
+	uint32_t others = (zero & 1 ? ~zero : zero) | (alloc & 1 ? ~alloc : alloc);
+	struct qc_extent x = {.img = img, .host = e->host + at, .word = e->word};
 
-	if (e->packed) {
-		x->kind = KIND_PACKED;
-		x->word = e->word;
-		x->at = at;
-		x->len = cluster_size(img) - at;
-		return;
-	}
-	x->kind = e->zero & bit ? KIND_ZERO : e->alloc & bit ? KIND_DATA : KIND_HOLE;
-	while (unit < img->units && !((e->zero & bit) ^ (e->zero >> (unit - first) & bit)) &&
-	       !((e->alloc & bit) ^ (e->alloc >> (unit - first) & bit)))
-		unit++;
-	end = (uint64_t)unit << img->unit_bits;
-	x->len = end - at;
-	x->host = e->host + at;
+	if (others)
+		units = MIN(units, (unsigned)__builtin_ctz(others));
+	x.len = ((uint64_t)(first + units) << img->unit_bits) - at;
+	if (e->packed)
+		x.kind = KIND_PACKED;
+	else
+		x.kind = zero & 1 ? KIND_ZERO : alloc & 1 ? KIND_DATA : KIND_HOLE;
+	return x;
 }
 
 /* Lock held. One image's answer for up to len bytes, neighbours joined. */
-static int lookup(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_t len,
-		  struct qc_extent *x)
+static int lookup(struct qc_image *img, uint64_t offset, uint64_t len, struct qc_extent *x)
 {
-	uint64_t last = ((offset >> img->cluster_bits) | ((1ull << l2_bits(img)) - 1));
+	uint64_t last = ((offset >> img->cluster_bits) | ((1ull << img->l2_bits) - 1));
+	struct qc_extent next;
 	struct qc_entry e;
-	int ret = qc_map_get(img, tx, offset >> img->cluster_bits, &e);
+	int ret = qc_map_get(img, offset >> img->cluster_bits, &e);
 
-	x->img = img;
-	x->len = 0;
-	if (!ret)
-		classify(img, &e, offset, x);
-	while (!ret && x->len < len && x->kind != KIND_PACKED &&
-	       (offset + x->len) >> img->cluster_bits <= last) {
-		struct qc_extent next;
-
-		if (qc_map_get(img, tx, (offset + x->len) >> img->cluster_bits, &e))
-			break;
-		classify(img, &e, offset + x->len, &next);
+	if (ret)
+		return ret;
+	*x = classify(img, &e, in_cluster(img, offset));
+	while (x->len < len && x->kind != KIND_PACKED &&
+	       (offset + x->len) >> img->cluster_bits <= last &&
+	       !qc_map_get(img, (offset + x->len) >> img->cluster_bits, &e)) {
+		next = classify(img, &e, in_cluster(img, offset + x->len));
 		if (next.kind != x->kind || (x->kind == KIND_DATA && next.host != x->host + x->len))
 			break;
 		x->len += next.len;
 	}
 	x->len = MIN(x->len, len);
-	return ret;
-}
-
-/* Data past the end of its file is zero. */
-static void clip_to_file(struct qc_extent *x)
-{
-	uint64_t end = atomic_load(&x->img->data->end);
-
-	if (x->kind != KIND_DATA)
-		return;
-	if (x->host >= end)
-		x->kind = KIND_ZERO;
-	else
-		x->len = MIN(x->len, end - x->host);
+	return 0;
 }
 
 int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t len,
 	    struct qc_extent *x)
 {
 	for (struct qc_image *img = top; img; img = img->backing) {
+		uint64_t end;
 		int ret = 0;
 
 		/* A backing that is smaller than its overlay reads as zeroes behind its end. */
@@ -265,10 +232,15 @@ int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t
 		}
 		*x = (struct qc_extent){.kind = KIND_DATA, .img = img, .len = len, .host = offset};
 		if (!img->raw)
-			QC_TRANSACTION(img, q, ret, lookup(img, tx, offset, len, x));
+			ret = QC_TRANSACTION(img, q, lookup(img, offset, len, x));
 		if (ret)
 			return ret;
-		clip_to_file(x);
+		/* Data past the end of its file is zero: as long as that is by now. */
+		end = atomic_load(&img->data->end);
+		if (x->kind == KIND_DATA && x->host >= end)
+			x->kind = KIND_ZERO;
+		else if (x->kind == KIND_DATA)
+			x->len = MIN(x->len, end - x->host);
 		if (x->kind != KIND_HOLE)
 			return 0;
 		len = x->len;

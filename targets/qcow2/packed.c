@@ -2,8 +2,6 @@
 /* Compressed clusters: reading them from the file and unpacking, off the queue's thread. */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -14,11 +12,11 @@ struct unpack {
 	const uint8_t *from;
 	uint8_t *to;
 	size_t from_len, to_len;
-	bool zstd;
 };
 
-static int unpack_zlib(const struct unpack *u)
+static int unpack_zlib(void *arg)
 {
+	const struct unpack *u = arg;
 	z_stream z = {
 		.next_in = (uint8_t *)(uintptr_t)u->from,
 		.avail_in = (uInt)u->from_len,
@@ -35,8 +33,9 @@ static int unpack_zlib(const struct unpack *u)
 	return (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && !z.avail_out ? 0 : -EIO;
 }
 
-static int unpack_zstd(const struct unpack *u)
+static int unpack_zstd(void *arg)
 {
+	const struct unpack *u = arg;
 	ZSTD_DStream *z = ZSTD_createDStream();
 	ZSTD_inBuffer in = {u->from, u->from_len, 0};
 	ZSTD_outBuffer out = {u->to, u->to_len, 0};
@@ -57,54 +56,22 @@ static int unpack_zstd(const struct unpack *u)
 	return ret;
 }
 
-static int unpack(void *arg)
+static int read_and_unpack(struct qc_image *img, struct ubd_queue *q, uint64_t word, uint8_t *to)
 {
-	const struct unpack *u = arg;
-
-	return u->zstd ? unpack_zstd(u) : unpack_zlib(u);
-}
-
-/* The neighbour of what was read last is likely to be read next: keep one cluster. */
-static bool from_memory(struct qc_image *img, uint64_t word, uint64_t at, void *buf, uint64_t len,
-			uint64_t *seen)
-{
-	bool hit;
-
-	pthread_mutex_lock(&img->lock);
-	*seen = img->packed_seen;
-	hit = img->packed_data && img->packed_word == word && img->packed_at == *seen;
-	if (hit)
-		memcpy(buf, img->packed_data + at, len);
-	pthread_mutex_unlock(&img->lock);
-	return hit;
-}
-
-/* Takes over `data`. */
-static void keep(struct qc_image *img, uint64_t word, uint64_t seen, uint8_t *data)
-{
-	uint8_t *old;
-
-	pthread_mutex_lock(&img->lock);
-	old = img->packed_data;
-	img->packed_data = data;
-	img->packed_word = word;
-	img->packed_at = seen;
-	pthread_mutex_unlock(&img->lock);
-	free(old);
-}
-
-static int read_and_unpack(struct qc_image *img, struct ubd_queue *q, uint64_t pos, uint64_t len,
-			   uint8_t *to)
-{
-	/* Whole sectors, as direct I/O wants them. */
-	uint64_t start = pos & ~511ull, end = (pos + len + 511) & ~511ull;
-	struct unpack u = {.to = to, .to_len = cluster_size(img), .zstd = img->compression == 1};
+	uint64_t pos, len, start, end;
+	struct unpack u = {.to = to, .to_len = cluster_size(img)};
+	int (*unpack)(void *) = img->compression ? unpack_zstd : unpack_zlib;
 	void *raw;
 	int ret;
 
+	qc_packed_range(img, word, &pos, &len);
+	/* Whole sectors, as direct I/O wants them. */
+	start = pos & ~511ull;
+	end = (pos + len + 511) & ~511ull;
 	if (pos >= atomic_load(&img->file.end) || qc_is_metadata(img, pos, 1))
 		return qc_damaged(img, "a compressed cluster's place", pos);
-	if (posix_memalign(&raw, 4096, end - start))
+	raw = qc_buffer(end - start);
+	if (!raw)
 		return -ENOMEM;
 	ret = qc_file_read(&img->file, q, raw, end - start, start);
 	if (!ret) {
@@ -119,22 +86,35 @@ static int read_and_unpack(struct qc_image *img, struct ubd_queue *q, uint64_t p
 int qc_packed_read(struct qc_image *img, struct ubd_queue *q, uint64_t word, uint64_t at, void *buf,
 		   uint64_t len)
 {
-	uint64_t pos, packed, seen;
-	uint8_t *data;
+	uint8_t *data, *old;
+	uint64_t seen;
+	bool hit;
 	int ret;
 
-	if (from_memory(img, word, at, buf, len, &seen))
+	/* The neighbour of what was read last is likely to be read next: one cluster is kept. */
+	pthread_mutex_lock(&img->lock);
+	seen = img->packed_seen;
+	hit = img->packed_data && img->packed_word == word && img->packed_at == seen;
+	if (hit)
+		memcpy(buf, img->packed_data + at, len);
+	pthread_mutex_unlock(&img->lock);
+	if (hit)
 		return 0;
-	qc_packed_range(img, word, &pos, &packed);
 	data = malloc(cluster_size(img));
 	if (!data)
 		return -ENOMEM;
-	ret = read_and_unpack(img, q, pos, packed, data);
+	ret = read_and_unpack(img, q, word, data);
 	if (ret) {
 		free(data);
 		return ret;
 	}
 	memcpy(buf, data + at, len);
-	keep(img, word, seen, data);
+	pthread_mutex_lock(&img->lock);
+	old = img->packed_data;
+	img->packed_data = data;
+	img->packed_word = word;
+	img->packed_at = seen;
+	pthread_mutex_unlock(&img->lock);
+	free(old);
 	return 0;
 }

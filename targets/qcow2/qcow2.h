@@ -12,15 +12,17 @@
  *
  * All metadata is used under image.lock, a mutex held for microseconds and never across I/O. Code
  * under it is a transaction: it looks at cached pages only, and when one is missing (or a free
- * cluster, or a turn) it notes in struct tx what it needs and returns -EAGAIN, having changed
- * nothing. The caller unlocks, waits for that (tx_wait) and runs the transaction again. So what a
+ * cluster, or a turn) it notes in image.need what that is and returns -EAGAIN, having changed
+ * nothing. The caller unlocks, waits for that and runs the transaction again. So what a
  * transaction changes, it changes as one.
  */
 #ifndef UBD_QCOW2_H
 #define UBD_QCOW2_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/queue.h>
 
 #include "file.h"
@@ -30,6 +32,7 @@ struct qc_image;
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define COMPARE(a, b) (((a) > (b)) - ((a) < (b))) /* as qsort() wants it */
 
 /* ---- Waiting for a turn -------------------------------------------------------------------- */
 
@@ -71,10 +74,9 @@ struct qc_cache {
 };
 
 /* What a transaction that returned -EAGAIN waits for. */
-enum qc_need { NEED_NOTHING, NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_ROOM };
-struct qc_tx {
-	enum qc_need need;
-	uint64_t page;	  /* NEED_PAGE: where; NEED_ROOM: new end */
+struct qc_need {
+	enum { NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_ROOM } what;
+	uint64_t pos;	  /* NEED_PAGE: where; NEED_ROOM: new end */
 	unsigned commits; /* made for want of space: the next time there really is none */
 };
 
@@ -120,8 +122,11 @@ struct qc_image {
 	/* The header, as on disk and taken apart. */
 	uint8_t *header; /* first page of the file */
 	unsigned version, cluster_bits, refcount_bits, compression;
-	unsigned units;	    /* of a cluster that are mapped apart: 1, or 32 subclusters */
-	unsigned unit_bits; /* log2 of a unit's bytes */
+	unsigned units;		      /* of a cluster that are mapped apart: 1, or 32 subclusters */
+	unsigned unit_bits;	      /* log2 of a unit's bytes */
+	uint32_t all_units;	      /* a bit for each */
+	unsigned entry_size, l2_bits; /* of an L2 entry, bytes; log2 of those in a table */
+	unsigned block_bits;	      /* log2 of the clusters that a refcount block counts */
 	uint64_t incompatible, autoclear;
 	uint64_t l1_offset, rt_offset, snapshots_offset;
 	uint32_t l1_entries, rt_clusters, nr_snapshots;
@@ -129,6 +134,7 @@ struct qc_image {
 
 	pthread_mutex_t lock; /* what follows */
 	struct qc_waiter *waiters;
+	struct qc_need need; /* of the transaction under way */
 	struct qc_cache cache;
 	LIST_HEAD(, qc_busy) busy;
 	_Atomic bool broken;	  /* metadata found damaged: nothing is allocated any more */
@@ -145,15 +151,13 @@ struct qc_image {
 	struct qc_journal *journal; /* mapped */
 	char *journal_path;
 	uint64_t journal_taken;	  /* its head when the last commit began */
-	struct qc_patch *patches; /* for qc_rebuild() to work in, by guest cluster */
+	struct qc_patch *patches; /* for qc_rebuild() to work in, by guest cluster and age */
 	uint32_t nr_patches;
-	_Atomic bool
-		commit_first; /* no journal: mappings are committed before they are acknowledged */
+	_Atomic bool commit_first; /* no journal: mappings are committed before they are told */
 
-	struct ubd_mutex commit_lock;
+	struct ubd_mutex commit_lock;		      /* one commit, one rebuild, the first mark */
 	_Atomic uint64_t commits_begun, commits_done; /* numbers of the last */
 
-	struct ubd_mutex mark_lock;
 	_Atomic unsigned epoch;	      /* its low bit says where a request is counted */
 	_Atomic unsigned inflight[2]; /* requests */
 
@@ -165,6 +169,7 @@ struct qc_image {
 struct qc_options {
 	uint64_t cache_bytes;
 	int direct;
+	bool writable;
 	bool repair;	       /* accept an image marked corrupt, if a rebuild cures it */
 	const char *snapshot;  /* open this one, read-only */
 	const char *journal;   /* directory of journals; NULL: none, "": commit first */
@@ -181,32 +186,22 @@ static inline uint64_t page_size(const struct qc_image *img)
 	return 1ull << img->cache.page_bits;
 }
 
-static inline unsigned entry_size(const struct qc_image *img)
+/* Entries of the refcount table. */
+static inline uint64_t rt_entries(const struct qc_image *img)
 {
-	return img->units > 1 ? 16 : 8;
+	return (uint64_t)img->rt_clusters << (img->cluster_bits - 3);
 }
 
-/* log2 of the number of entries in an L2 table. */
-static inline unsigned l2_bits(const struct qc_image *img)
+/* Where in its cluster a byte lies. */
+static inline uint64_t in_cluster(const struct qc_image *img, uint64_t pos)
 {
-	return img->cluster_bits - (img->units > 1 ? 4 : 3);
-}
-
-static inline uint32_t all_units(const struct qc_image *img)
-{
-	return img->units > 1 ? UINT32_MAX : 1;
-}
-
-/* Clusters that a refcount block counts. */
-static inline uint64_t refs_per_block(const struct qc_image *img)
-{
-	return cluster_size(img) * 8 / img->refcount_bits;
+	return pos & (cluster_size(img) - 1);
 }
 
 /* Clusters that `bytes` take. */
 static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
 {
-	return (bytes >> img->cluster_bits) + ((bytes & (cluster_size(img) - 1)) != 0);
+	return (bytes >> img->cluster_bits) + (in_cluster(img, bytes) != 0);
 }
 
 /* ---- header.c ------------------------------------------------------------------------------ */
@@ -215,12 +210,8 @@ static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
 int qc_header_read(struct qc_image *img);
 /* Whether there can be an L1 table at pos, for a disk of that size. */
 bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size);
-/*
- * The fields that change, from and to a header's bytes. All lie in its first sector, so they change
- * as one.
- */
+/* The fields that change. All lie in the header's first sector, so they change as one. */
 void qc_header_take(struct qc_image *img, const uint8_t *header);
-void qc_header_fill(struct qc_image *img, uint8_t *header);
 /* Before the first change of a session: mark the file as in use. [awaits] */
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q);
 /* One sentence about the image, which begins with its name. */
@@ -232,7 +223,7 @@ int qc_damaged(struct qc_image *img, const char *what, uint64_t where);
 /* ---- chain.c ------------------------------------------------------------------------------- */
 
 /* Open an image and everything below it. Blocks. Failures are told to dev. */
-int qc_image_open(struct qc_image **img, struct ubd_device *dev, const char *path, bool writable,
+int qc_image_open(struct qc_image **img, struct ubd_device *dev, const char *path,
 		  const struct qc_options *o);
 /* Commit, give back what was reserved, say that the image is in order. Blocks. */
 void qc_image_close(struct qc_image *img);
@@ -240,41 +231,38 @@ void qc_image_close(struct qc_image *img);
 /* ---- cache.c ------------------------------------------------------------------------------- */
 
 int qc_cache_init(struct qc_image *img, uint64_t bytes);
-void qc_cache_free(struct qc_image *img);
-/* Lock held: the byte at pos, in a cached page; NULL: tx says so. */
-uint8_t *qc_meta(struct qc_image *img, struct qc_tx *tx, uint64_t pos);
+/* Lock held: the byte at pos, in a cached page; NULL: -EAGAIN. */
+uint8_t *qc_meta(struct qc_image *img, uint64_t pos);
 /* Lock held: what qc_meta() gave has been changed. Takes effect with the next commit. */
 void qc_meta_dirty(struct qc_image *img, uint64_t pos, enum qc_step step);
 /*
  * Lock held: a fresh table in the cluster at pos, a copy of the one at `from`, all of which is
  * cached, or empty (0). -errno: none of it.
  */
-int qc_meta_table(struct qc_image *img, struct qc_tx *tx, uint64_t pos, uint64_t from,
-		  enum qc_step step);
+int qc_meta_table(struct qc_image *img, uint64_t pos, uint64_t from, enum qc_step step);
 /* Lock held: drop everything, all clean. */
 void qc_cache_drop(struct qc_image *img);
-bool qc_cache_holds(struct qc_image *img, uint64_t pos);
-/* Unlocked: get what tx needs. 0: run it again. [awaits] */
-int qc_tx_wait(struct qc_image *img, struct ubd_queue *q, struct qc_tx *tx);
 /* Lock held: wake everybody who waits for a turn. q: the caller's queue. */
 void qc_wake(struct qc_image *img, struct ubd_queue *q);
 /* Lock held; given back while waiting. */
 void qc_wait(struct qc_image *img, struct ubd_queue *q);
 
-/* Run `expr`, which calls its transaction tx, as often as needed; its result in `ret`. */
-#define QC_TRANSACTION(img, q, ret, expr)                                        \
-	do {                                                                     \
-		struct qc_tx tx_ = {0}, *tx = &tx_;                              \
-                                                                                 \
-		do {                                                             \
-			pthread_mutex_lock(&(img)->lock);                        \
-			tx->need = NEED_NOTHING;                                 \
-			(ret) = (expr);                                          \
-			if ((ret) == -EAGAIN && tx->need == NEED_TURN)           \
-				qc_wait(img, q);                                 \
-			pthread_mutex_unlock(&(img)->lock);                      \
-		} while ((ret) == -EAGAIN && !((ret) = qc_tx_wait(img, q, tx))); \
-	} while (0)
+/* The end of a transaction: unlocks. If *ret is -EAGAIN, gets what it needs; true: run it again. */
+bool qc_again(struct qc_image *img, struct ubd_queue *q, struct qc_need *need, int *ret);
+
+/* Run `expr`, which calls a transaction, as often as needed; its result. [awaits] */
+#define QC_TRANSACTION(img, q, expr)                                              \
+	({                                                                        \
+		struct qc_need need_ = {0};                                       \
+		int ret_;                                                         \
+                                                                                  \
+		do {                                                              \
+			pthread_mutex_lock(&(img)->lock);                         \
+			(img)->need = (struct qc_need){.commits = need_.commits}; \
+			ret_ = (expr);                                            \
+		} while (qc_again(img, q, &need_, &ret_));                        \
+		ret_;                                                             \
+	})
 
 /* ---- map.c --------------------------------------------------------------------------------- */
 
@@ -285,18 +273,22 @@ struct qc_entry {
 	uint32_t alloc;	     /* units whose data is at host */
 	uint32_t zero;	     /* units that read as zeroes */
 	bool has_host, packed, copied;
+	uint64_t place; /* of the entry in the file; 0: there is no L2 table */
+	bool own_table; /* the L2 table is not shared with a snapshot */
 };
 
 /* Lock held. The entry of a guest cluster; an absent L2 table gives an empty one. */
-int qc_map_get(struct qc_image *img, struct qc_tx *tx, uint64_t guest, struct qc_entry *e);
+int qc_map_get(struct qc_image *img, uint64_t guest, struct qc_entry *e);
 /* Lock held. Make the L2 entry of `guest` changeable: an L2 table of our own, its page cached. */
-int qc_map_prepare(struct qc_image *img, struct qc_tx *tx, uint64_t guest);
+int qc_map_prepare(struct qc_image *img, uint64_t guest);
 /* Lock held, after qc_map_prepare() in the same transaction: change it. Writes the journal. */
-void qc_map_set(struct qc_image *img, struct qc_tx *tx, uint64_t guest, const struct qc_entry *e);
+void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *e);
 /* What an L2 table has at p. -EIO: it cannot be. */
 int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry *e);
 /* word and bits from the other members; not for compressed ones. */
 void qc_entry_build(const struct qc_image *img, struct qc_entry *e);
+/* An entry's words to its place in a table. */
+void qc_entry_store(const struct qc_image *img, uint8_t *p, uint64_t word, uint64_t bits);
 /* Lock held: an entry's data is no longer mapped; free it after the next commit. */
 void qc_entry_drop(struct qc_image *img, const struct qc_entry *e);
 /* Clusters of the image's file that an entry's data touches, from *first on; 0: none. */
@@ -311,9 +303,8 @@ struct qc_extent {
 	enum qc_kind kind;
 	struct qc_image *img; /* whose; of the chain */
 	uint64_t len;
-	uint64_t host; /* KIND_DATA: offset in img->data */
+	uint64_t host; /* KIND_DATA: offset in img->data; KIND_PACKED: in the cluster */
 	uint64_t word; /* KIND_PACKED: the whole L2 entry */
-	uint64_t at;   /* KIND_PACKED: offset in the cluster */
 };
 
 /* Where [offset, offset + at most len) lies, down the chain; never KIND_HOLE. [awaits] */
@@ -325,11 +316,10 @@ int qc_is_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint6
 /* ---- refs.c -------------------------------------------------------------------------------- */
 
 /* Lock held. */
-int qc_ref_get(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *count);
-int qc_ref_set(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t count);
+int qc_ref_get(struct qc_image *img, uint64_t cluster, uint64_t *count);
+int qc_ref_set(struct qc_image *img, uint64_t cluster, uint64_t count);
 /* Lock held. Up to `want` free clusters in a row, their refcounts now 1. */
-int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *first,
-	     uint64_t *count, bool *zeroed);
+int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *count, bool *zeroed);
 /* Lock held: clusters that nothing on disk points at: free at once. */
 void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
 /* In memory: entry i of a block. */
@@ -379,29 +369,34 @@ int qc_read(struct qc_image *img, struct ubd_io *io);
 /* The disk's bytes to memory; past its end, zeroes. [awaits] */
 int qc_read_memory(struct qc_image *img, struct ubd_queue *q, uint64_t offset, void *buf,
 		   uint64_t len);
-int qc_write(struct qc_image *img, struct ubd_io *io);
-/* The part of io's data that belongs there; NULL: zeroes as data. [awaits] */
+/* The part of io's data that belongs there; io NULL: zeroes as data. [awaits] */
 int qc_write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, uint64_t offset,
 		   uint64_t len);
-int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len, bool discard,
-	    bool keep);
 
-/* Lock held: -EAGAIN, as tx says, while a request is changing the cluster. */
-int qc_turn(const struct qc_image *img, struct qc_tx *tx, uint64_t guest);
+enum qc_zeroing {
+	ZERO_UNMAP,   /* the space may be given back */
+	ZERO_KEEP,    /* it stays allocated */
+	ZERO_DISCARD, /* need not take effect */
+};
+int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len,
+	    enum qc_zeroing how);
+
+/* Lock held: -EAGAIN, while a request is changing the cluster. */
+int qc_turn(struct qc_image *img, uint64_t guest);
 
 /* ---- rebuild.c, snapshot.c ----------------------------------------------------------------- */
 
 struct qc_snapshot {
-	uint8_t *raw; /* as in the table, .length bytes */
+	uint8_t *raw; /* in the table, .length bytes */
 	uint64_t length;
 	uint64_t l1_offset, size;
 	uint32_t l1_entries;
-	char *id, *name; /* owned */
+	char *id, *name; /* owned, in one piece */
 };
 
 struct qc_snapshots {
-	uint8_t *table; /* owned; where the entries were read from */
-	uint64_t bytes; /* of these */
+	uint8_t *table; /* owned; has room for one more, and for whole clusters */
+	uint64_t bytes; /* of the entries; behind them zeroes */
 	struct qc_snapshot *items;
 	unsigned count;
 };
@@ -410,7 +405,8 @@ struct qc_snapshots {
 struct qc_world {
 	uint64_t size;
 	const struct qc_snapshots *now;	 /* the snapshots that there are */
-	const struct qc_snapshot *added; /* a new one, of the disk as it is; NULL: none */
+	uint64_t bytes;			 /* of now.table, as it is to be */
+	bool created;			 /* one more, of the disk as it is */
 	const struct qc_snapshot *gone;	 /* one of now that is to go */
 	const struct qc_snapshot *adopt; /* one of now that becomes the disk */
 };

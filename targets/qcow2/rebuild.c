@@ -4,64 +4,275 @@
  * write new refcounts (and L1, L2 and snapshot tables where they differ) to clusters that the
  * image as it is does not use, and then replace the header's first sector. Before that write the
  * image is the old one, after it the new one; there is nothing in between, and no step to undo.
+ *
+ * References are counted from the tables themselves, refcounts unseen.
  */
-#include "census.h"
+#define _GNU_SOURCE
+#include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
+#include <sys/mman.h>
+
+#define MAX_CLUSTERS (1ull << 31)
+#define MAX_L1_ENTRIES (1ull << 26)
+
+/* Of a host cluster: references in the image to come, and these. */
+#define MARK_OLD (1u << 31)   /* part of the image as it is: not to be overwritten */
+#define MARK_TABLE (1u << 30) /* an L2 table in .tables */
+#define MARK_COUNT (MARK_TABLE - 1)
+
+/* An L2 table, and how often it counts in the image to come. */
+struct table {
+	uint64_t cluster;
+	uint32_t times;
+};
 
 struct rebuild {
-	struct census c;
 	struct qc_image *img;
+	struct qc_file *file;
+	struct ubd_queue *q;
 	const struct qc_world *w;
-	struct qc_image next;	 /* only what the header says */
-	uint8_t *l1;		 /* the new one */
+	uint8_t *header; /* of the image to come */
+	uint32_t *marks; /* of each host cluster */
+	uint64_t room;	 /* clusters in .marks */
+	uint64_t top;	 /* the highest used, plus 1 */
+	uint64_t cursor; /* no free one below */
+	struct table *tables;
+	size_t nr_tables;
+	uint64_t l1_seen;    /* entries looked at: bounds the work a hostile image can ask for */
+	uint8_t *buffer;     /* a cluster */
+	uint8_t *l1;	     /* the new one */
+	uint64_t l1_entries; /* of it */
 	uint64_t source_entries; /* of the L1 that the new one is made from */
 	uint32_t patch;		 /* the next to be worked in */
 };
 
+static int damaged(struct rebuild *r, const char *what, uint64_t pos)
+{
+	qc_damaged(r->img, what, pos);
+	return qc_fail(
+		r->img, -EIO,
+		" is damaged: %s at %llu cannot be right; try qemu-img check -r all on a copy",
+		what, (unsigned long long)pos);
+}
+
+static int read_cluster(struct rebuild *r, uint64_t pos)
+{
+	return qc_file_read(r->file, r->q, r->buffer, cluster_size(r->img), pos);
+}
+
+/* ---- Counting references ------------------------------------------------------------------- */
+
+/* `count` clusters from the byte pos on are part of the image as it is; `times` more references. */
+static int mark(struct rebuild *r, uint64_t pos, uint64_t count, uint32_t times)
+{
+	uint64_t first = pos >> r->img->cluster_bits;
+	uint64_t end = clusters_for(r->img, atomic_load(&r->file->end));
+
+	if (count > end || first > end - count)
+		return damaged(r, "a reference past the end of the file,", pos);
+	for (uint64_t i = first; i < first + count; i++) {
+		if ((r->marks[i] & MARK_COUNT) + (uint64_t)times > MARK_COUNT)
+			return damaged(r, "the number of references to a cluster", pos);
+		r->marks[i] = (r->marks[i] + times) | MARK_OLD;
+	}
+	r->top = MAX(r->top, first + count);
+	return 0;
+}
+
+/* The L2 table at pos counts `times` times more. */
+static int mark_table(struct rebuild *r, uint64_t pos, uint32_t times)
+{
+	uint64_t cluster = pos >> r->img->cluster_bits;
+	void *more;
+	int ret;
+
+	if (in_cluster(r->img, pos))
+		return damaged(r, "an L2 table", pos);
+	ret = mark(r, pos, 1, times);
+	if (ret || r->marks[cluster] & MARK_TABLE)
+		return ret;
+	r->marks[cluster] |= MARK_TABLE;
+	more = qc_grow(r->tables, r->nr_tables, sizeof(*r->tables));
+	if (!more)
+		return -ENOMEM;
+	r->tables = more;
+	r->tables[r->nr_tables++].cluster = cluster;
+	return 0;
+}
+
+/* What the entries of a table at pos point at: L2 tables, or refcount blocks as they are. */
+static int mark_below(struct rebuild *r, uint64_t pos, uint64_t entries, bool l1, uint32_t times)
+{
+	uint64_t size = cluster_size(r->img), mask = l1 ? ENTRY_OFFSET : RT_OFFSET_MASK, word;
+	int ret = 0;
+
+	for (uint64_t i = 0; i < entries * 8 && !ret; i += 8) {
+		if (i % size == 0)
+			ret = read_cluster(r, pos + i);
+		word = get64(r->buffer + i % size) & mask;
+		if (ret || !word)
+			continue;
+		if (l1)
+			ret = mark_table(r, word, times);
+		else if (word < atomic_load(&r->file->end)) /* what cannot be right is replaced */
+			ret = mark(r, word, 1, times);
+	}
+	return ret;
+}
+
+/* An L1 table, its own clusters and its L2 tables; these count `times` times. */
+static int mark_l1(struct rebuild *r, uint64_t pos, uint64_t entries, uint32_t times)
+{
+	r->l1_seen += entries;
+	if (entries > MAX_L1_BYTES / 8 || r->l1_seen > MAX_L1_ENTRIES || in_cluster(r->img, pos))
+		return damaged(r, "an L1 table", pos);
+	return mark(r, pos, clusters_for(r->img, entries * 8), times)
+		       ?: mark_below(r, pos, entries, true, times);
+}
+
+/* The data of the L2 table in .buffer, which is at pos. */
+static int mark_data(struct rebuild *r, uint64_t pos, uint32_t times)
+{
+	int ret = 0;
+
+	for (uint64_t at = 0; at < cluster_size(r->img) && !ret; at += r->img->entry_size) {
+		uint64_t first, count;
+		struct qc_entry e;
+
+		if (qc_entry_parse(r->img, r->buffer + at, &e))
+			return damaged(r, "an L2 entry", pos + at);
+		count = qc_entry_clusters(r->img, &e, &first);
+		if (count)
+			ret = mark(r, first << r->img->cluster_bits, count, times);
+	}
+	return ret;
+}
+
+/* The image as it is, and of the new one everything but the disk. */
+static int take_stock(struct rebuild *r)
+{
+	const struct qc_world *w = r->w;
+	struct qc_image *img = r->img;
+	uint64_t snapshots = clusters_for(img, w->now->bytes);
+	bool same = !w->created && !w->gone;
+	int ret;
+
+	/* The refcounts as they are are not counted: others take their place. */
+	ret = mark(r, 0, 1, 1)
+		      ?: mark(r, img->rt_offset, img->rt_clusters, 0)
+		      ?: mark_below(r, img->rt_offset, rt_entries(img), false, 0)
+		      ?: mark_l1(r, img->l1_offset, img->l1_entries, w->created)
+		      ?: snapshots ? mark(r, img->snapshots_offset, snapshots, same) : 0;
+	for (unsigned i = 0; i < w->now->count && !ret; i++) {
+		const struct qc_snapshot *s = &w->now->items[i];
+
+		ret = mark_l1(r, s->l1_offset, s->l1_entries, s != w->gone);
+	}
+	/* Before data is counted: a table that is data as well must not count for both. */
+	for (size_t i = 0; i < r->nr_tables; i++)
+		r->tables[i].times = r->marks[r->tables[i].cluster] & MARK_COUNT;
+	for (size_t i = 0; i < r->nr_tables && !ret; i++) {
+		uint64_t pos = r->tables[i].cluster << img->cluster_bits;
+
+		ret = read_cluster(r, pos) ?: mark_data(r, pos, r->tables[i].times);
+	}
+	return ret;
+}
+
+/* ---- New clusters -------------------------------------------------------------------------- */
+
+/* Clusters in a row that neither the image as it is nor the one to come uses; now referenced. */
+static int take(struct rebuild *r, uint64_t count, uint64_t *pos)
+{
+	uint64_t first = r->cursor, n = 0;
+
+	while (n < count) {
+		if (first + n >= r->room)
+			return -ENOSPC;
+		if (r->marks[first + n]) {
+			first += n + 1;
+			n = 0;
+		} else {
+			n++;
+		}
+	}
+	for (uint64_t i = 0; i < count; i++)
+		r->marks[first + i] = 1;
+	/* Runs may have left single ones behind: only those count as looked at. */
+	if (count == 1)
+		r->cursor = first + 1;
+	r->top = MAX(r->top, first + count);
+	*pos = first << r->img->cluster_bits;
+	return qc_file_reserve(r->file, r->q, (first + count) << r->img->cluster_bits);
+}
+
+/* The same, with what is to be in them. */
+static int put(struct rebuild *r, const void *data, uint64_t count, uint64_t *pos)
+{
+	return take(r, count, pos)
+		       ?: qc_file_write(r->file, r->q, data, count << r->img->cluster_bits, *pos);
+}
+
+/* Zeroes for whole clusters; NULL: out of memory. */
+static void *clusters(const struct rebuild *r, uint64_t count)
+{
+	void *p = qc_buffer(count << r->img->cluster_bits);
+
+	return p ? memset(p, 0, count << r->img->cluster_bits) : NULL;
+}
+
 /* ---- The disk's tables --------------------------------------------------------------------- */
 
-/* Contents of L2 table i of the new disk in c.buffer. 1: there is one, at *pos before; 0: none. */
+static int load_source(struct rebuild *r)
+{
+	const struct qc_world *w = r->w;
+	const struct qc_image *img = r->img;
+	unsigned shift = img->cluster_bits + img->l2_bits;
+	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift;
+	uint64_t source = w->adopt ? w->adopt->l1_offset : img->l1_offset;
+
+	r->source_entries = w->adopt ? w->adopt->l1_entries : img->l1_entries;
+	if (entries > MAX_L1_BYTES / 8)
+		return qc_fail(img, -EFBIG,
+			       ": a disk of %llu bytes is too large for clusters of %llu",
+			       (unsigned long long)w->size, (unsigned long long)cluster_size(img));
+	r->l1_entries = entries;
+	r->l1 = clusters(r, clusters_for(img, MAX(entries, r->source_entries) * 8));
+	if (!r->l1)
+		return -ENOMEM;
+	return qc_file_read(r->file, r->q, r->l1,
+			    clusters_for(img, r->source_entries * 8) << img->cluster_bits, source);
+}
+
+/* Contents of L2 table i of the new disk in .buffer. 1: there is one, at *pos before; 0: none. */
 static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *changed)
 {
 	struct qc_image *img = r->img;
-	uint64_t per = 1ull << l2_bits(img), first = i << l2_bits(img),
+	uint64_t per = 1ull << img->l2_bits, first = i << img->l2_bits,
 		 end = clusters_for(img, r->w->size);
-	unsigned step = entry_size(img);
+	unsigned step = img->entry_size;
 	int ret = 0;
 
 	*pos = i < r->source_entries ? get64(r->l1 + i * 8) & ENTRY_OFFSET : 0;
 	*changed = false;
 	if (*pos)
-		ret = qc_file_read(&img->file, r->c.q, r->c.buffer, cluster_size(img), *pos);
+		ret = read_cluster(r, *pos);
 	else
-		memset(r->c.buffer, 0, cluster_size(img));
+		memset(r->buffer, 0, cluster_size(img));
 	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per;
 	     r->patch++) {
 		const struct qc_patch *p = &img->patches[r->patch];
-		uint8_t *at = r->c.buffer + (p->guest - first) * step;
 
-		put64(at, p->word);
-		if (step > 8)
-			put64(at + 8, p->bits);
+		qc_entry_store(img, r->buffer + (p->guest - first) * step, p->word, p->bits);
 		*changed = true;
 	}
 	for (uint64_t k = end > first ? end - first : 0; k < per && r->w->size < img->size; k++) {
-		uint8_t *at = r->c.buffer + k * step;
+		uint8_t *at = r->buffer + k * step;
 
 		*changed |= get64(at) != 0;
 		memset(at, 0, step);
 	}
 	return ret ? ret : *pos || *changed;
-}
-
-/* Its data: one reference each. */
-static int count_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed)
-{
-	(void)i;
-	(void)changed;
-	return census_entries(&r->c, pos, 1);
 }
 
 /* Each entry says whether its cluster is its own. What differs from before gets a new place. */
@@ -70,224 +281,149 @@ static int write_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed
 	struct qc_image *img = r->img;
 	int ret;
 
-	for (uint64_t at = 0; at < cluster_size(img); at += entry_size(img)) {
+	for (uint64_t at = 0; at < cluster_size(img); at += img->entry_size) {
 		uint64_t first;
 		struct qc_entry e;
-		bool own;
 
-		if (qc_entry_parse(img, r->c.buffer + at, &e))
-			return census_damaged(&r->c, "an L2 entry", pos + at);
+		if (qc_entry_parse(img, r->buffer + at, &e))
+			return damaged(r, "an L2 entry", pos + at);
 		if (e.packed || !qc_entry_clusters(img, &e, &first))
 			continue;
-		own = (r->c.marks[first] & CENSUS_COUNT) == 1;
-		if (own != e.copied) {
-			put64(r->c.buffer + at, e.word ^ ENTRY_COPIED);
+		if (e.copied != ((r->marks[first] & MARK_COUNT) == 1)) {
+			put64(r->buffer + at, e.word ^ ENTRY_COPIED);
 			changed = true;
 		}
 	}
 	/* A snapshot's table stays the snapshot's. */
-	if (changed || r->c.marks[pos >> img->cluster_bits] & CENSUS_COUNT)
-		ret = census_put(&r->c, r->c.buffer, 1, &pos);
+	if (changed || r->marks[pos >> img->cluster_bits] & MARK_COUNT)
+		ret = put(r, r->buffer, 1, &pos);
 	else
-		ret = census_mark(&r->c, pos, 1, 1, 0);
+		ret = mark(r, pos, 1, 1);
 	put64(r->l1 + i * 8, pos | ENTRY_COPIED);
 	return ret;
 }
 
-static int each_table(struct rebuild *r,
-		      int (*fn)(struct rebuild *r, uint64_t i, uint64_t pos, bool changed))
+/* First all references, then who has a cluster to itself. */
+static int each_table(struct rebuild *r, bool write)
 {
 	int ret = 0;
 
 	r->patch = 0;
-	for (uint64_t i = 0; i < r->next.l1_entries && !ret; i++) {
+	for (uint64_t i = 0; i < r->l1_entries && !ret; i++) {
 		uint64_t pos;
 		bool changed;
 
 		ret = next_table(r, i, &pos, &changed);
-		if (ret > 0)
-			ret = fn(r, i, pos, changed);
-		else
+		if (ret <= 0)
 			put64(r->l1 + i * 8, 0);
+		else
+			ret = write ? write_table(r, i, pos, changed) : mark_data(r, pos, 1);
 	}
 	return ret;
 }
 
-/* First all references, then who has a cluster to itself. */
 static int make_disk(struct rebuild *r)
 {
-	return each_table(r, count_table) ?: each_table(r, write_table);
-}
-
-/* ---- Everything else ----------------------------------------------------------------------- */
-
-/* The image as it is, and of the new one everything but the disk. */
-static int take_stock(struct rebuild *r)
-{
-	const struct qc_world *w = r->w;
-	struct qc_image *img = r->img;
-	int ret = census_mark(&r->c, 0, 1, 1, CENSUS_OLD) ?: census_spare_refcounts(&r->c);
-
-	if (!ret && w->now->count)
-		ret = census_mark(&r->c, img->snapshots_offset, clusters_for(img, w->now->bytes),
-				  !w->added && !w->gone, CENSUS_OLD);
-	if (!ret)
-		ret = census_l1(&r->c, img->l1_offset, img->l1_entries, w->added != NULL);
-	for (unsigned i = 0; i < w->now->count && !ret; i++) {
-		const struct qc_snapshot *s = &w->now->items[i];
-
-		ret = census_l1(&r->c, s->l1_offset, s->l1_entries, s != w->gone);
-	}
-	return ret ? ret : census_tables(&r->c);
-}
-
-static int load_source(struct rebuild *r)
-{
-	const struct qc_world *w = r->w;
-	unsigned shift = r->img->cluster_bits + l2_bits(r->img);
-	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift, bytes;
-	uint64_t source = w->adopt ? w->adopt->l1_offset : r->img->l1_offset;
-
-	r->source_entries = w->adopt ? w->adopt->l1_entries : r->img->l1_entries;
-	if (entries > MAX_L1_BYTES / 8)
-		return qc_fail(
-			r->img, -EFBIG, ": a disk of %llu bytes is too large for clusters of %llu",
-			(unsigned long long)w->size, (unsigned long long)cluster_size(r->img));
-	r->next.l1_entries = (uint32_t)entries;
-	bytes = clusters_for(r->img, MAX(entries, r->source_entries) * 8) << r->img->cluster_bits;
-	if (posix_memalign((void **)&r->l1, 4096, bytes))
-		return -ENOMEM;
-	memset(r->l1, 0, bytes);
-	return qc_file_read(&r->img->file, r->c.q, r->l1,
-			    clusters_for(r->img, r->source_entries * 8) << r->img->cluster_bits,
-			    source);
-}
-
-static int write_l1(struct rebuild *r)
-{
-	uint64_t used = r->next.l1_entries * 8ull, n = clusters_for(r->img, used);
+	uint64_t used = r->l1_entries * 8, n = clusters_for(r->img, used), pos = 0;
+	int ret = each_table(r, false) ?: each_table(r, true);
 
 	memset(r->l1 + used, 0, (n << r->img->cluster_bits) - used);
-	return census_put(&r->c, r->l1, n, &r->next.l1_offset);
+	ret = ret ?: put(r, r->l1, n, &pos);
+	put32(r->header + HDR_L1_ENTRIES, (uint32_t)r->l1_entries);
+	put64(r->header + HDR_L1_OFFSET, pos);
+	return ret;
 }
 
 static int write_snapshots(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
-	uint64_t bytes = w->now->bytes + (w->added ? w->added->length : 0);
-	uint64_t n = clusters_for(r->img, bytes), at = 0;
-	uint8_t *table;
-	int ret;
+	uint64_t pos = 0;
+	int ret = 0;
 
-	if (!w->added && !w->gone)
+	if (!w->created && !w->gone)
 		return 0;
-	if (posix_memalign((void **)&table, 4096, n << r->img->cluster_bits))
-		return -ENOMEM;
-	memset(table, 0, n << r->img->cluster_bits);
-	r->next.nr_snapshots = 0;
-	for (unsigned i = 0; i <= w->now->count; i++) {
-		const struct qc_snapshot *s = i < w->now->count ? &w->now->items[i] : w->added;
-
-		if (!s || s == w->gone)
-			continue;
-		memcpy(table + at, s->raw, s->length);
-		at += s->length;
-		r->next.nr_snapshots++;
-	}
-	r->next.snapshots_offset = 0;
-	ret = at ? census_put(&r->c, table, clusters_for(r->img, at), &r->next.snapshots_offset)
-		 : 0;
-	free(table);
+	if (w->bytes)
+		ret = put(r, w->now->table, clusters_for(r->img, w->bytes), &pos);
+	put32(r->header + HDR_SNAPSHOTS, w->now->count + w->created - (w->gone != NULL));
+	put64(r->header + HDR_SNAPSHOTS_OFFSET, pos);
 	return ret;
 }
 
 /* ---- Refcounts ----------------------------------------------------------------------------- */
 
-/* What a table should be able to count: all there is and a disk full of new data, and as much
- * again. */
-static uint64_t wanted_reach(const struct qc_image *img, uint64_t clusters, uint64_t size)
-{
-	return 2 * (clusters + clusters_for(img, size)) + 65536;
-}
-
 bool qc_table_is_small(const struct qc_image *img)
 {
-	uint64_t entries = (uint64_t)img->rt_clusters << (img->cluster_bits - 3);
 	uint64_t clusters = clusters_for(img, atomic_load(&img->file.end));
 
 	clusters += clusters_for(img, img->size) + clusters_for(img, img->size / 8);
-	return entries * 8 < MAX_RT_BYTES && entries * refs_per_block(img) < clusters;
+	return rt_entries(img) * 8 < MAX_RT_BYTES && rt_entries(img) << img->block_bits < clusters;
 }
 
-/* Table and blocks in one run; its blocks are dense: they count all there is, themselves included.
+/*
+ * Table and blocks in one run. The blocks are dense: they count all there is, themselves included.
+ * The table could count that and a disk full of new data, and as much again.
  */
-static int place_refcounts(struct rebuild *r, uint64_t *blocks, uint64_t *table)
+static int place_refcounts(struct rebuild *r, uint64_t *blocks, uint64_t *table, uint64_t *pos)
 {
 	const struct qc_image *img = r->img;
-	uint64_t per = refs_per_block(img), in_one = cluster_size(img) / 8, n;
+	uint64_t per = 1ull << img->block_bits, in_one = cluster_size(img) / 8, n;
 	uint64_t most = MAX(MAX_RT_BYTES >> img->cluster_bits, 1u);
 
 	*blocks = *table = 0;
 	do {
 		n = *blocks + *table;
-		*blocks = (r->c.top + n + per - 1) / per;
-		*table = wanted_reach(img, r->c.top + n, r->w->size) / per / in_one + 1;
-		*table = MIN(*table, most);
+		*blocks = (r->top + n + per - 1) / per;
+		*table = 2 * (r->top + n + clusters_for(img, r->w->size)) + 65536;
+		*table = MIN(*table / per / in_one + 1, most);
 	} while (*blocks + *table != n);
 	if (*blocks > *table * in_one)
 		return -EFBIG;
-	r->next.rt_clusters = (uint32_t)*table;
-	return census_take(&r->c, n, &r->next.rt_offset);
+	return take(r, n, pos);
 }
 
 static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
 {
-	uint64_t per = refs_per_block(r->img);
+	uint64_t per = 1ull << r->img->block_bits;
 	unsigned bits = r->img->refcount_bits;
-	uint64_t most = bits >= 32 ? CENSUS_COUNT : (1ull << bits) - 1;
+	uint64_t most = bits >= 32 ? MARK_COUNT : (1ull << bits) - 1;
 
-	memset(r->c.buffer, 0, cluster_size(r->img));
-	for (uint64_t k = 0; k < per && i * per + k < r->c.top; k++) {
-		uint32_t n = r->c.marks[i * per + k] & CENSUS_COUNT;
+	memset(r->buffer, 0, cluster_size(r->img));
+	for (uint64_t k = 0; k < per && i * per + k < r->top; k++) {
+		uint32_t n = r->marks[i * per + k] & MARK_COUNT;
 
 		if (n > most)
 			return qc_fail(r->img, -E2BIG,
 				       ": a cluster would have %u references, more than its "
 				       "refcounts of %u bits can say",
 				       n, bits);
-		qc_ref_poke(r->c.buffer, bits, k, n);
+		qc_ref_poke(r->buffer, bits, k, n);
 	}
-	return qc_file_write(&r->img->file, r->c.q, r->c.buffer, cluster_size(r->img), pos);
+	return qc_file_write(r->file, r->q, r->buffer, cluster_size(r->img), pos);
 }
 
 static int write_refcounts(struct rebuild *r)
 {
-	uint64_t blocks, clusters, bytes, pos;
-	int ret = place_refcounts(r, &blocks, &clusters);
-	uint8_t *table;
+	uint64_t blocks, count, bytes, start;
+	int ret = place_refcounts(r, &blocks, &count, &start);
+	uint8_t *table = ret ? NULL : clusters(r, count);
 
-	bytes = clusters << r->img->cluster_bits;
-	if (ret || posix_memalign((void **)&table, 4096, bytes))
+	if (!table)
 		return ret ? ret : -ENOMEM;
-	memset(table, 0, bytes);
+	bytes = count << r->img->cluster_bits;
 	for (uint64_t i = 0; i < blocks && !ret; i++) {
-		pos = r->next.rt_offset + bytes + (i << r->img->cluster_bits);
+		uint64_t pos = start + bytes + (i << r->img->cluster_bits);
+
 		put64(table + i * 8, pos);
 		ret = write_block(r, i, pos);
 	}
-	if (!ret)
-		ret = qc_file_write(&r->img->file, r->c.q, table, bytes, r->next.rt_offset);
+	ret = ret ?: qc_file_write(r->file, r->q, table, bytes, start);
+	put32(r->header + HDR_RT_CLUSTERS, (uint32_t)count);
+	put64(r->header + HDR_RT_OFFSET, start);
 	free(table);
 	return ret;
 }
 
 /* ---- The switch ---------------------------------------------------------------------------- */
-
-static void forget(struct qc_ranges *r)
-{
-	free(r->items);
-	*r = (struct qc_ranges){0};
-}
 
 static void adopt(struct qc_image *img, const uint8_t *header)
 {
@@ -297,9 +433,8 @@ static void adopt(struct qc_image *img, const uint8_t *header)
 	atomic_store(&img->marked, false);
 	atomic_store(&img->broken, false);
 	qc_cache_drop(img);
-	forget(&img->freed);
-	forget(&img->limbo);
-	forget(&img->leaving);
+	/* Unmapped clusters: no longer counted, whatever they were. */
+	img->freed.count = img->limbo.count = img->leaving.count = 0;
 	img->hint = 0;
 	img->packed_seen++;
 	qc_journal_reset(img);
@@ -309,30 +444,44 @@ static void adopt(struct qc_image *img, const uint8_t *header)
 static int switch_over(struct rebuild *r)
 {
 	struct qc_image *img = r->img;
-	uint8_t *header;
-	int ret = qc_file_sync(&img->file, r->c.q);
+	int ret;
 
-	if (ret || posix_memalign((void **)&header, 4096, page_size(img)))
-		return ret ? ret : -ENOMEM;
-	memcpy(header, img->header, page_size(img));
-	r->next.size = r->w->size;
-	r->next.incompatible &= ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
-	qc_header_fill(&r->next, header);
-	ret = qc_file_write(&img->file, r->c.q, header, page_size(img), 0);
+	put64(r->header + HDR_SIZE, r->w->size);
+	if (img->version > 2)
+		put64(r->header + HDR_INCOMPATIBLE,
+		      img->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
+	ret = qc_file_sync(r->file, r->q)
+		      ?: qc_file_write(r->file, r->q, r->header, page_size(img), 0);
 	/* Written: whatever the sync says, the file may say so from now on. */
 	if (!ret)
-		adopt(img, header);
-	free(header);
-	return ret ? ret : qc_file_sync(&img->file, r->c.q);
+		adopt(img, r->header);
+	return ret ?: qc_file_sync(r->file, r->q);
+}
+
+static int make_room(struct rebuild *r)
+{
+	const struct qc_image *img = r->img;
+	uint64_t count = clusters_for(img, atomic_load(&img->file.end));
+
+	/* Room for a second copy of all tables and for larger ones. */
+	r->room = count * 2 + clusters_for(img, img->l1_entries * 16ull) + 65536;
+	if (r->room > MAX_CLUSTERS)
+		return qc_fail(img, -EFBIG,
+			       " has too many clusters (%llu) to count their references",
+			       (unsigned long long)count);
+	r->marks = mmap(NULL, r->room * sizeof(*r->marks), PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	r->buffer = clusters(r, 1);
+	r->header = qc_buffer(page_size(img));
+	if (r->marks == MAP_FAILED || !r->buffer || !r->header)
+		return -ENOMEM;
+	memcpy(r->header, img->header, page_size(img));
+	return 0;
 }
 
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)
 {
-	static int (*const steps[])(struct rebuild * r) = {
-		take_stock,	 load_source,	  make_disk,   write_l1,
-		write_snapshots, write_refcounts, switch_over,
-	};
-	struct rebuild r = {.img = img, .w = w};
+	struct rebuild r = {.img = img, .file = &img->file, .q = q, .w = w, .marks = MAP_FAILED};
 	int ret;
 
 	/* Before anything changes: can the kernel be told of another size at all? */
@@ -342,15 +491,16 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
 	ret = img->cache.dirty || img->freed.count ? qc_commit_locked(img, q) : 0;
-	memcpy(&r.next, img, sizeof(r.next));
-	if (!ret)
-		ret = census_begin(&r.c, img, q);
-	for (unsigned i = 0; !ret && i < sizeof(steps) / sizeof(*steps); i++)
-		ret = steps[i](&r);
+	ret = ret ?: make_room(&r) ?: take_stock(&r) ?: load_source(&r) ?: make_disk(&r);
+	ret = ret ?: write_snapshots(&r) ?: write_refcounts(&r) ?: switch_over(&r);
 	pthread_mutex_lock(&img->lock);
-	img->zero_from = MAX(img->zero_from, r.c.top);
+	img->zero_from = MAX(img->zero_from, r.top);
 	pthread_mutex_unlock(&img->lock);
-	census_end(&r.c);
+	if (r.marks != MAP_FAILED)
+		munmap(r.marks, r.room * sizeof(*r.marks));
+	free(r.tables);
+	free(r.buffer);
+	free(r.header);
 	free(r.l1);
 	if (q)
 		ubd_mutex_unlock(q, &img->commit_lock);

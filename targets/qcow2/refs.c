@@ -2,9 +2,6 @@
 /* Refcounts of host clusters, and finding free ones. */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 #define NO_BLOCK 2
 
 /* ---- Ranges -------------------------------------------------------------------------------- */
@@ -57,21 +54,9 @@ void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value)
 
 /* ---- Refcounts in the file ----------------------------------------------------------------- */
 
-static unsigned block_bits(const struct qc_image *img)
-{
-	return img->cluster_bits + 3 - (unsigned)__builtin_ctz(img->refcount_bits);
-}
-
-static uint64_t table_entries(const struct qc_image *img)
-{
-	return (uint64_t)img->rt_clusters << (img->cluster_bits - 3);
-}
-
 bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len)
 {
-	struct {
-		uint64_t pos, len;
-	} areas[] = {
+	const uint64_t areas[][2] = {
 		{0, cluster_size(img)},
 		{img->l1_offset, (uint64_t)img->l1_entries * 8},
 		{img->rt_offset, (uint64_t)img->rt_clusters << img->cluster_bits},
@@ -79,105 +64,105 @@ bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len)
 	};
 
 	for (unsigned i = 0; i < sizeof(areas) / sizeof(*areas); i++)
-		if (areas[i].len && pos < areas[i].pos + areas[i].len && areas[i].pos < pos + len)
+		if (areas[i][1] && pos < areas[i][0] + areas[i][1] && areas[i][0] < pos + len)
 			return true;
 	return false;
 }
 
 int qc_check_place(struct qc_image *img, uint64_t pos, const char *what)
 {
-	if (pos & (cluster_size(img) - 1) ||
+	if (in_cluster(img, pos) ||
 	    pos >= atomic_load_explicit(&img->file.end, memory_order_relaxed) ||
 	    qc_is_metadata(img, pos, cluster_size(img)))
 		return qc_damaged(img, what, pos);
 	return 0;
 }
 
-/* The page with the cluster's refcount, its place, and which of its entries; NULL: no block counts
- * the cluster. */
-static int find_entry(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *pos,
-		      uint8_t **page, uint64_t *i)
+/* Where a refcount is. */
+struct place {
+	uint64_t pos;  /* of its page */
+	uint8_t *page; /* NULL: no block counts the cluster */
+	uint64_t i;    /* which of the page's entries */
+};
+
+static int find_entry(struct qc_image *img, uint64_t cluster, struct place *at)
 {
-	uint64_t block = cluster >> block_bits(img);
+	uint64_t block = cluster >> img->block_bits;
 	uint64_t per_page = page_size(img) * 8 / img->refcount_bits;
 	uint8_t *table;
 	int ret;
 
-	*page = NULL;
-	if (block >= table_entries(img))
+	*at = (struct place){.i = cluster & ((1ull << img->block_bits) - 1)};
+	if (block >= rt_entries(img))
 		return 0;
-	table = qc_meta(img, tx, img->rt_offset + block * 8);
+	table = qc_meta(img, img->rt_offset + block * 8);
 	if (!table)
 		return -EAGAIN;
-	*pos = get64(table) & RT_OFFSET_MASK;
-	ret = *pos ? qc_check_place(img, *pos, "a refcount block") : 0;
-	if (ret || !*pos)
+	at->pos = get64(table) & RT_OFFSET_MASK;
+	ret = at->pos ? qc_check_place(img, at->pos, "a refcount block") : 0;
+	if (ret || !at->pos)
 		return ret;
-	*i = cluster & ((1ull << block_bits(img)) - 1);
-	*pos += *i / per_page * page_size(img);
-	*i %= per_page;
-	*page = qc_meta(img, tx, *pos);
-	return *page ? 0 : -EAGAIN;
+	at->pos += at->i / per_page * page_size(img);
+	at->i %= per_page;
+	at->page = qc_meta(img, at->pos);
+	return at->page ? 0 : -EAGAIN;
 }
 
-int qc_ref_get(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t *count)
+int qc_ref_get(struct qc_image *img, uint64_t cluster, uint64_t *count)
 {
-	uint64_t pos, i;
-	uint8_t *page;
-	int ret = find_entry(img, tx, cluster, &pos, &page, &i);
+	struct place at;
+	int ret = find_entry(img, cluster, &at);
 
-	*count = !ret && page ? peek(page, img->refcount_bits, i) : 0;
+	*count = !ret && at.page ? peek(at.page, img->refcount_bits, at.i) : 0;
 	return ret;
 }
 
-int qc_ref_set(struct qc_image *img, struct qc_tx *tx, uint64_t cluster, uint64_t count)
+int qc_ref_set(struct qc_image *img, uint64_t cluster, uint64_t count)
 {
-	uint64_t pos, i;
-	uint8_t *page;
-	int ret = find_entry(img, tx, cluster, &pos, &page, &i);
+	struct place at;
+	int ret = find_entry(img, cluster, &at);
 
 	if (ret)
 		return ret;
-	if (!page)
+	if (!at.page)
 		return qc_damaged(img, "the refcount of a cluster in use", cluster);
-	qc_ref_poke(page, img->refcount_bits, i, count);
-	qc_meta_dirty(img, pos, STEP_REFS);
+	qc_ref_poke(at.page, img->refcount_bits, at.i, count);
+	qc_meta_dirty(img, at.pos, STEP_REFS);
 	return 0;
 }
 
 /* ---- Finding free clusters ----------------------------------------------------------------- */
 
 /* A block for the clusters around `cluster`, which no block counts: put there, it counts itself. */
-static int new_block(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
+static int new_block(struct qc_image *img, uint64_t cluster)
 {
-	uint64_t table_pos = img->rt_offset + (cluster >> block_bits(img)) * 8;
+	uint64_t table_pos = img->rt_offset + (cluster >> img->block_bits) * 8;
 	uint64_t pos = cluster << img->cluster_bits;
-	uint8_t *table = qc_meta(img, tx, table_pos);
+	uint8_t *table = qc_meta(img, table_pos);
 	int ret;
 
 	if (!table)
 		return -EAGAIN;
-	if (qc_is_metadata(img, pos, cluster_size(img)) || qc_cache_holds(img, pos))
+	if (qc_is_metadata(img, pos, cluster_size(img)) || qc_meta(img, pos))
 		return qc_damaged(img, "the lack of a refcount block for metadata", pos);
 	qc_meta_dirty(img, table_pos, STEP_TABLE); /* and with that it stays */
-	ret = qc_meta_table(img, tx, pos, 0, STEP_REFS);
+	ret = qc_meta_table(img, pos, 0, STEP_REFS);
 	if (ret)
 		return ret;
 	put64(table, pos);
 	img->zero_from = MAX(img->zero_from, cluster + 1);
-	return qc_ref_set(img, tx, cluster, 1);
+	return qc_ref_set(img, cluster, 1);
 }
 
 /* Whether a cluster may be taken: 1, 0, NO_BLOCK that counts it, or -errno. */
-static int is_free(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
+static int is_free(struct qc_image *img, uint64_t cluster)
 {
-	uint64_t pos, i;
-	uint8_t *page;
-	int ret = find_entry(img, tx, cluster, &pos, &page, &i);
+	struct place at;
+	int ret = find_entry(img, cluster, &at);
 
-	if (ret || !page)
+	if (ret || !at.page)
 		return ret ? ret : NO_BLOCK;
-	if (peek(page, img->refcount_bits, i))
+	if (peek(at.page, img->refcount_bits, at.i))
 		return 0;
 	/* A refcount of 0 on what is plainly in use: never hand that out. */
 	if (qc_is_metadata(img, cluster << img->cluster_bits, cluster_size(img)))
@@ -185,21 +170,21 @@ static int is_free(struct qc_image *img, struct qc_tx *tx, uint64_t cluster)
 	return 1;
 }
 
-static int need_room(struct qc_image *img, struct qc_tx *tx, uint64_t end)
+static int need_room(struct qc_image *img, uint64_t end)
 {
-	tx->need = NEED_ROOM;
-	tx->page = end;
+	img->need.what = NEED_ROOM;
+	img->need.pos = end;
 	if (!img->file.b.is_block)
 		return -EAGAIN;
 	/* A disk does not grow, but a commit may free what has been unmapped. */
-	if (tx->commits++ || !(img->freed.count + img->limbo.count + img->leaving.count))
+	if (img->need.commits++ || !(img->freed.count + img->limbo.count + img->leaving.count))
 		return -ENOSPC;
-	tx->need = NEED_COMMIT;
+	img->need.what = NEED_COMMIT;
 	return -EAGAIN;
 }
 
 /* The first free cluster from the hint on, with a block to count it. */
-static int first_free(struct qc_image *img, struct qc_tx *tx, uint64_t *first)
+static int first_free(struct qc_image *img, uint64_t *first)
 {
 	/* What the hint passes is taken whether or not the rest of the transaction is repeated. */
 	for (;; img->hint++) {
@@ -207,39 +192,38 @@ static int first_free(struct qc_image *img, struct qc_tx *tx, uint64_t *first)
 		int ret;
 
 		/* The table has been made large enough for what the disk can need. */
-		if (at >> block_bits(img) >= table_entries(img) ||
+		if (at >> img->block_bits >= rt_entries(img) ||
 		    at >= ENTRY_OFFSET >> img->cluster_bits)
 			return -EFBIG;
 		if ((at + 1) << img->cluster_bits > atomic_load(&img->file.end))
-			return need_room(img, tx, (at + 1) << img->cluster_bits);
-		ret = is_free(img, tx, at);
+			return need_room(img, (at + 1) << img->cluster_bits);
+		ret = is_free(img, at);
 		if (ret == NO_BLOCK)
-			ret = new_block(img, tx, at);
+			ret = new_block(img, at);
 		*first = at;
 		if (ret)
 			return MIN(ret, 0);
 	}
 }
 
-int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *first,
-	     uint64_t *count, bool *zeroed)
+int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *count, bool *zeroed)
 {
 	uint64_t n;
 	int ret;
 
 	if (img->broken)
 		return -EIO;
-	ret = first_free(img, tx, first);
+	ret = first_free(img, first);
 	if (ret)
 		return ret;
 	*zeroed = *first >= img->zero_from;
 	/* More than one, as long as they are there without further ado. */
 	for (n = 0; !n || (n < want && (*first + n >= img->zero_from) == *zeroed &&
 			   (*first + n + 1) << img->cluster_bits <= atomic_load(&img->file.end) &&
-			   is_free(img, tx, *first + n) == 1);
+			   is_free(img, *first + n) == 1);
 	     n++) {
 		/* Cached: it has just been looked at. */
-		ret = qc_ref_set(img, tx, *first + n, 1);
+		ret = qc_ref_set(img, *first + n, 1);
 		if (ret)
 			return ret;
 	}
@@ -251,10 +235,8 @@ int qc_alloc(struct qc_image *img, struct qc_tx *tx, uint64_t want, uint64_t *fi
 
 void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count)
 {
-	struct qc_tx tx = {0};
-
 	for (uint64_t i = 0; i < count; i++)
-		if (qc_ref_set(img, &tx, first + i, 0) == -EAGAIN)
+		if (qc_ref_set(img, first + i, 0) == -EAGAIN)
 			qc_ranges_add(&img->freed, first + i, 1);
 	img->hint = MIN(img->hint, first);
 }

@@ -3,21 +3,18 @@
 #define _GNU_SOURCE
 #include "qcow2.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
 #define MAX_EXTRA 1024u
+#define MAX_ENTRY 131072u /* of ours: a name of 64 KiB and what goes before it */
 
 /* ---- The table ----------------------------------------------------------------------------- */
 
 void qc_snapshots_free(struct qc_snapshots *s)
 {
-	for (unsigned i = 0; i < s->count; i++) {
+	for (unsigned i = 0; i < s->count; i++)
 		free(s->items[i].id);
-		free(s->items[i].name);
-	}
 	free(s->items);
 	free(s->table);
 	*s = (struct qc_snapshots){0};
@@ -46,10 +43,12 @@ static int parse(const struct qc_image *img, uint8_t *p, uint64_t left, struct q
 	};
 	if (left < s->length)
 		return 0;
-	s->id = strndup((const char *)p + SNAP_FIXED + extra, id);
-	s->name = strndup((const char *)p + SNAP_FIXED + extra + id, name);
-	if (!s->id || !s->name)
+	s->id = calloc(1, id + name + 2u);
+	if (!s->id)
 		return -ENOMEM;
+	s->name = s->id + id + 1;
+	memcpy(s->id, p + SNAP_FIXED + extra, id);
+	memcpy(s->name, p + SNAP_FIXED + extra + id, name);
 	return strlen(s->id) == id && strlen(s->name) == name ? 1 : -EINVAL;
 }
 
@@ -58,7 +57,7 @@ static int parse_all(const struct qc_image *img, uint64_t bytes, struct qc_snaps
 {
 	int ret = 1;
 
-	s->items = calloc(img->nr_snapshots, sizeof(*s->items));
+	s->items = calloc(img->nr_snapshots + 1u, sizeof(*s->items));
 	if (!s->items)
 		return -ENOMEM;
 	for (; ret > 0 && s->count < img->nr_snapshots; s->count++) {
@@ -70,19 +69,21 @@ static int parse_all(const struct qc_image *img, uint64_t bytes, struct qc_snaps
 
 int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snapshots *s)
 {
-	uint64_t most = MIN(MAX_SNAPSHOT_TABLE, atomic_load(&img->file.end));
+	uint64_t most = MIN(MAX_SNAPSHOT_TABLE, atomic_load(&img->file.end)) + 65536;
+	uint64_t more = MAX_ENTRY + cluster_size(img);
 	int ret = 0;
 
 	*s = (struct qc_snapshots){0};
-	if (!img->nr_snapshots)
-		return 0;
 	for (uint64_t bytes = 65536; !ret && bytes <= most * 2; bytes *= 4) {
 		qc_snapshots_free(s);
-		if (posix_memalign((void **)&s->table, 4096, bytes))
+		s->table = qc_buffer(bytes + more);
+		if (!s->table)
 			return -ENOMEM;
-		ret = qc_file_read(&img->file, q, s->table, bytes, img->snapshots_offset);
-		if (!ret)
-			ret = parse_all(img, bytes, s);
+		if (img->nr_snapshots)
+			ret = qc_file_read(&img->file, q, s->table, bytes, img->snapshots_offset);
+		ret = ret ?: parse_all(img, bytes, s);
+		if (ret > 0)
+			memset(s->table + s->bytes, 0, bytes + more - s->bytes);
 	}
 	if (ret > 0)
 		return 0;
@@ -104,11 +105,11 @@ const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const c
 
 /* ---- Changes ------------------------------------------------------------------------------- */
 
-/* The disk as it is, a new entry of the table; .raw is the caller's to free. */
-static int describe(const struct qc_image *img, const struct qc_snapshots *now, const char *name,
-		    struct qc_snapshot *s)
+/* One more entry of the table: the disk as it is. */
+static int create(struct qc_image *img, struct qc_snapshots *now, const char *name,
+		  struct qc_world *w)
 {
-	uint8_t *raw;
+	uint8_t *raw = now->table + now->bytes;
 	unsigned long top = 0;
 	struct timespec t;
 	int id;
@@ -120,15 +121,11 @@ static int describe(const struct qc_image *img, const struct qc_snapshots *now, 
 		return ubd_device_fail(img->dev, -EINVAL,
 				       "a snapshot needs a name, and there may be %u of them",
 				       MAX_SNAPSHOTS);
-	s->raw = raw = calloc(1, SNAP_EXTRA_END + 32 + strlen(name));
-	if (!raw)
-		return -ENOMEM;
 	for (unsigned i = 0; i < now->count; i++)
 		top = MAX(top, strtoul(now->items[i].id, NULL, 10));
 	clock_gettime(CLOCK_REALTIME, &t);
 	id = sprintf((char *)raw + SNAP_EXTRA_END, "%lu", top + 1);
 	memcpy(raw + SNAP_EXTRA_END + id, name, strlen(name));
-	s->length = (SNAP_EXTRA_END + (uint64_t)id + strlen(name) + 7) & ~7ull;
 	put64(raw + SNAP_L1_OFFSET, img->l1_offset);
 	put32(raw + SNAP_L1_ENTRIES, img->l1_entries);
 	put16(raw + SNAP_ID_LENGTH, (uint16_t)id);
@@ -137,38 +134,45 @@ static int describe(const struct qc_image *img, const struct qc_snapshots *now, 
 	put32(raw + SNAP_NANOSECONDS, (uint32_t)t.tv_nsec);
 	put32(raw + SNAP_EXTRA_LENGTH, SNAP_EXTRA_END - SNAP_FIXED);
 	put64(raw + SNAP_EXTRA_SIZE, img->size);
+	w->created = true;
+	w->bytes = now->bytes + ((SNAP_EXTRA_END + (uint64_t)id + strlen(name) + 7) & ~7ull);
 	return 0;
+}
+
+/* Its entry leaves the table. */
+static void drop(struct qc_snapshots *now, const struct qc_snapshot *s, struct qc_world *w)
+{
+	uint8_t *end = now->table + now->bytes, *next = s->raw + s->length;
+
+	memmove(s->raw, next, (size_t)(end - next));
+	memset(end - s->length, 0, s->length);
+	w->gone = s;
+	w->bytes = now->bytes - s->length;
 }
 
 int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const char *job,
 	      const char *name)
 {
-	bool create = job && !strcmp(job, "create"), apply = job && !strcmp(job, "apply");
 	struct qc_snapshots now;
 	struct qc_world w = {.size = size, .now = &now};
-	struct qc_snapshot new = {.raw = NULL};
 	const struct qc_snapshot *s;
 	int ret = qc_snapshots_read(img, q, &now);
 
 	if (ret)
 		return ret;
 	s = job ? qc_snapshot_find(&now, name) : NULL;
-	if (create && s) {
-		ret = qc_fail(img, -EEXIST, " has a snapshot '%s' already", name);
-	} else if (create) {
-		ret = describe(img, &now, name, &new);
-		w.added = &new;
+	if (job && !strcmp(job, "create")) {
+		ret = s ? qc_fail(img, -EEXIST, " has a snapshot '%s' already", name)
+			: create(img, &now, name, &w);
 	} else if (job && !s) {
 		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
-	} else if (apply) {
+	} else if (job && !strcmp(job, "apply")) {
 		w.adopt = s;
 		w.size = s->size;
-	} else {
-		w.gone = s;
+	} else if (job) {
+		drop(&now, s, &w);
 	}
-	if (!ret)
-		ret = qc_rebuild(img, q, &w);
-	free(new.raw);
+	ret = ret ?: qc_rebuild(img, q, &w);
 	qc_snapshots_free(&now);
 	return ret;
 }
@@ -176,9 +180,9 @@ int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const ch
 /* Zeroes where nobody looks: behind the disk's end, or before anybody knows of it. */
 static int clear(struct qc_image *img, struct ubd_queue *q, uint64_t from, uint64_t to)
 {
-	int ret = from < to ? qc_header_mark(img, q) : 0;
-
-	return ret || from >= to ? ret : qc_zero(img, q, from, to - from, false, false);
+	if (from >= to)
+		return 0;
+	return qc_header_mark(img, q) ?: qc_zero(img, q, from, to - from, ZERO_UNMAP);
 }
 
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
@@ -196,12 +200,11 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 		return 0;
 	/* What lies behind the nearer end must not show when it moves on. */
 	ret = size > old ? clear(img, q, edge, edge_end) : 0;
-	if (!ret)
-		ret = qc_remake(img, q, size, NULL, NULL);
+	ret = ret ?: qc_remake(img, q, size, NULL, NULL);
 	if (!ret && size < old)
 		ret = clear(img, q, edge, edge_end);
 	if (!ret && img->data_raw)
-		ret = qc_file_truncate(&img->data_file, size);
+		ret = qc_file_truncate(&img->data_file, q, size);
 	if (!ret && img->backing)
 		ret = clear(img, q, edge_end, MIN(size, img->backing->size));
 	return ret ? ret : qc_commit(img, q);

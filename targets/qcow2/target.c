@@ -2,9 +2,6 @@
 /* qcow2: an image as a disk. Options, limits, requests. */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 #include "../targets.h"
 
 struct qcow2 {
@@ -53,12 +50,11 @@ static void set_limits(const struct qc_image *img, struct ubd_limits *l)
 static int qcow2_open(struct ubd_device *dev, void *self)
 {
 	struct qcow2 *t = self;
-	struct qc_options options = t->options;
 	int ret;
 
-	options.journal = journal_dir(options.journal);
-	ret = qc_image_open(&t->img, dev, t->file, !ubd_device_read_only(dev) && !options.snapshot,
-			    &options);
+	t->options.journal = journal_dir(t->options.journal);
+	t->options.writable = !ubd_device_read_only(dev) && !t->options.snapshot;
+	ret = qc_image_open(&t->img, dev, t->file, &t->options);
 	if (!ret)
 		set_limits(t->img, ubd_device_limits(dev));
 	return ret;
@@ -112,14 +108,13 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 static int qcow2_command(struct ubd_queue *q, void *self, const struct ubd_command *c)
 {
 	struct qc_image *img = ((struct qcow2 *)self)->img;
-	const struct ubd_limits *l = ubd_device_limits(img->dev);
 	uint64_t before = img->size;
 	int ret;
 
 	qc_pause(img, q);
 	ret = run(img, q, c);
 	if (!ret && img->size != before)
-		ret = ubd_device_resize(q, disk_size(img, l));
+		ret = ubd_device_resize(q, disk_size(img, ubd_device_limits(img->dev)));
 	qc_resume(img, q);
 	return ret;
 }
@@ -134,12 +129,13 @@ static int change(struct qc_image *img, struct ubd_io *io)
 		return ret;
 	switch (io->op) {
 	case UBD_WRITE:
-		return qc_write(img, io);
+		return qc_write_range(img, io->queue, io, io->offset, io->length)
+			       ?: (int)io->length;
 	case UBD_DISCARD:
-		return qc_zero(img, io->queue, io->offset, io->length, true, false);
+		return qc_zero(img, io->queue, io->offset, io->length, ZERO_DISCARD);
 	case UBD_WRITE_ZEROES:
-		return qc_zero(img, io->queue, io->offset, io->length, false,
-			       io->flags & UBD_IO_NO_UNMAP);
+		return qc_zero(img, io->queue, io->offset, io->length,
+			       io->flags & UBD_IO_NO_UNMAP ? ZERO_KEEP : ZERO_UNMAP);
 	default:
 		return -EOPNOTSUPP;
 	}
@@ -162,11 +158,8 @@ static int qcow2_handle(struct ubd_io *io, void *self)
 	else
 		ret = io->op == UBD_READ ? qc_read(img, io) : change(img, io);
 	qc_leave(img, io->queue, epoch);
-	if (ret >= 0 && io->flags & UBD_IO_FUA && io->op != UBD_READ) {
-		int err = qc_commit(img, io->queue);
-
-		ret = err ? err : ret;
-	}
+	if (ret >= 0 && io->flags & UBD_IO_FUA && io->op != UBD_READ)
+		ret = qc_commit(img, io->queue) ?: ret;
 	return ret;
 }
 

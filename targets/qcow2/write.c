@@ -5,9 +5,6 @@
  */
 #include "qcow2.h"
 
-#include <errno.h>
-#include <stdlib.h>
-
 /* A stretch of a request that is written in one go. */
 struct run {
 	uint64_t offset, len;  /* of the disk, bytes */
@@ -18,18 +15,18 @@ struct run {
 	bool zeroed;	       /* and zero */
 	struct qc_entry old;   /* of the first cluster */
 	struct qc_busy busy;
-	uint64_t from, to; /* what is written, in bytes from the first cluster's start */
+	uint64_t before, after; /* bytes around them that are written as well, as they were */
 };
 
 /* ---- Which guest clusters are being changed ------------------------------------------------ */
 
-int qc_turn(const struct qc_image *img, struct qc_tx *tx, uint64_t guest)
+int qc_turn(struct qc_image *img, uint64_t guest)
 {
 	const struct qc_busy *b;
 
 	LIST_FOREACH(b, &img->busy, others)
 		if (guest - b->first < b->count) {
-			tx->need = NEED_TURN;
+			img->need.what = NEED_TURN;
 			return -EAGAIN;
 		}
 	return 0;
@@ -47,61 +44,56 @@ static uint32_t units_of(const struct qc_image *img, uint64_t from, uint64_t to)
 
 static int check_host(struct qc_image *img, uint64_t guest, const struct qc_entry *e)
 {
+	const char *what = "a guest cluster's place";
+
 	if (!img->external)
-		return qc_check_place(img, e->host, "a guest cluster's place");
-	return e->host == guest << img->cluster_bits
-		       ? 0
-		       : qc_damaged(img, "a guest cluster's place", e->host);
+		return qc_check_place(img, e->host, what);
+	return e->host == guest << img->cluster_bits ? 0 : qc_damaged(img, what, e->host);
 }
 
 /* Whether bytes [from, to) of a cluster can be written where they lie. 1, 0 or -errno. */
-static int in_place(struct qc_image *img, struct qc_tx *tx, uint64_t guest, uint64_t from,
-		    uint64_t to, struct qc_entry *e)
+static int in_place(struct qc_image *img, uint64_t guest, uint64_t from, uint64_t to,
+		    struct qc_entry *e)
 {
 	uint32_t need = units_of(img, from, to);
-	int ret = qc_map_get(img, tx, guest, e);
+	int ret = qc_map_get(img, guest, e);
 
 	if (ret || !e->has_host || !e->copied || e->packed || (e->alloc & need) != need)
 		return ret;
-	ret = check_host(img, guest, e);
-	return ret ? ret : 1;
+	return check_host(img, guest, e) ?: 1;
 }
 
 /* How many clusters from the first on are to be written whole, to new places, at once. */
-static uint64_t count_whole(struct qc_image *img, struct qc_tx *tx, const struct run *r,
-			    uint64_t len)
+static uint64_t count_whole(struct qc_image *img, const struct run *r, uint64_t len)
 {
-	uint64_t per_page = page_size(img) / entry_size(img), n = 1;
+	uint64_t per_page = page_size(img) / img->entry_size, n = 1;
 	uint64_t most = MIN(len >> img->cluster_bits, per_page - r->guest % per_page);
 	struct qc_entry e;
 
-	while (n < most && !qc_turn(img, tx, r->guest + n) &&
-	       !qc_map_get(img, tx, r->guest + n, &e) &&
+	while (n < most && !qc_turn(img, r->guest + n) && !qc_map_get(img, r->guest + n, &e) &&
 	       (img->external || !e.has_host || !e.copied))
 		n++;
 	return n;
 }
 
-static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct run *r)
+static int plan_new(struct qc_image *img, uint64_t len, struct run *r)
 {
-	uint64_t at = r->offset & (cluster_size(img) - 1), first;
+	uint64_t at = in_cluster(img, r->offset), first;
 	bool whole = !at && len >= cluster_size(img);
-	int ret = qc_turn(img, tx, r->guest);
+	int ret = qc_turn(img, r->guest) ?: qc_map_prepare(img, r->guest);
 
-	if (!ret)
-		ret = qc_map_prepare(img, tx, r->guest);
 	if (ret)
 		return ret;
 	if (r->old.has_host && r->old.copied) {
 		r->host = r->old.host;
 		ret = check_host(img, r->guest, &r->old);
 	} else if (whole) {
-		r->count = count_whole(img, tx, r, len);
+		r->count = count_whole(img, r, len);
 	}
 	if (img->external) {
 		r->host = r->guest << img->cluster_bits;
 	} else if (!r->host) {
-		ret = qc_alloc(img, tx, r->count, &first, &r->count, &r->zeroed);
+		ret = qc_alloc(img, r->count, &first, &r->count, &r->zeroed);
 		r->host = first << img->cluster_bits;
 		r->taken = true;
 	}
@@ -113,23 +105,22 @@ static int plan_new(struct qc_image *img, struct qc_tx *tx, uint64_t len, struct
 	return 0;
 }
 
-static int plan(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_t len,
-		struct run *r)
+static int plan(struct qc_image *img, uint64_t offset, uint64_t len, struct run *r)
 {
-	uint64_t at = offset & (cluster_size(img) - 1), part = MIN(len, cluster_size(img) - at);
+	uint64_t at = in_cluster(img, offset), part = MIN(len, cluster_size(img) - at);
 	struct qc_entry e;
 	int ret;
 
 	*r = (struct run){.offset = offset, .guest = offset >> img->cluster_bits, .count = 1};
-	ret = in_place(img, tx, r->guest, at, at + part, &r->old);
+	ret = in_place(img, r->guest, at, at + part, &r->old);
 	if (ret <= 0)
-		return ret ? ret : plan_new(img, tx, len, r);
+		return ret ? ret : plan_new(img, len, r);
 	r->in_place = true;
 	r->host = r->old.host;
 	/* And those that follow, as far as they lie side by side. */
 	for (r->len = part; r->len < len; r->len += part, r->count++) {
 		part = MIN(len - r->len, cluster_size(img));
-		if (in_place(img, tx, r->guest + r->count, 0, part, &e) <= 0 ||
+		if (in_place(img, r->guest + r->count, 0, part, &e) <= 0 ||
 		    e.host != r->host + (r->count << img->cluster_bits))
 			break;
 	}
@@ -138,96 +129,85 @@ static int plan(struct qc_image *img, struct qc_tx *tx, uint64_t offset, uint64_
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
-/* What must be written around the data so that each touched unit is whole: sets from and to. */
+/* What must be written around the data for each touched unit to be whole: sets before and after. */
 static int widen(struct qc_image *img, struct ubd_queue *q, struct run *r)
 {
-	uint64_t from = r->offset & (cluster_size(img) - 1), to = from + r->len;
-	uint64_t unit = 1ull << img->unit_bits, start = r->guest << img->cluster_bits;
+	uint64_t at = in_cluster(img, r->offset), end = at + r->len;
+	uint64_t in_unit = (1ull << img->unit_bits) - 1;
 	uint32_t there = r->taken ? 0 : r->old.alloc;
 	int zero;
 
-	r->from = from;
-	r->to = to;
 	if (r->in_place || r->count > 1)
 		return 0;
 	if (r->old.packed || (r->old.alloc && r->taken)) {
-		r->from = 0;
-		r->to = cluster_size(img);
+		r->before = at;
+		r->after = cluster_size(img) - end;
 		return 0;
 	}
-	if (!(there >> (from >> img->unit_bits) & 1))
-		r->from = from & ~(unit - 1);
-	if (!(there >> ((to - 1) >> img->unit_bits) & 1))
-		r->to = (to + unit - 1) & ~(unit - 1);
+	if (!(there >> (at >> img->unit_bits) & 1))
+		r->before = at & in_unit;
+	if (!(there >> ((end - 1) >> img->unit_bits) & 1))
+		r->after = -end & in_unit;
+	if (!r->zeroed)
+		return 0;
 	/* New space that is zero already needs no zeroes. */
-	zero = r->zeroed ? qc_is_zero(img, q, start + r->from, from - r->from) : 0;
+	zero = qc_is_zero(img, q, r->offset - r->before, r->before);
 	if (zero > 0)
-		zero = qc_is_zero(img, q, start + to, r->to - to);
-	if (zero > 0) {
-		r->from = from;
-		r->to = to;
-	}
+		zero = qc_is_zero(img, q, r->offset + r->len, r->after);
+	if (zero > 0)
+		r->before = r->after = 0;
 	return MIN(zero, 0);
 }
 
-/* Old contents, the new in their midst, in one write. io NULL: zeroes. */
-static int write_merged(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
-			const struct run *r)
+/* The data, in the midst of what is kept, in one write. io NULL: zeroes. */
+static int write_data(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
+		      const struct run *r)
 {
-	uint64_t from = r->offset & (cluster_size(img) - 1), to = from + r->len;
-	uint64_t start = r->guest << img->cluster_bits;
-	uint8_t *buf;
+	uint64_t len = r->before + r->len + r->after;
+	uint64_t pos = r->host + in_cluster(img, r->offset) - r->before;
+	uint32_t at = io ? (uint32_t)(r->offset - io->offset) : 0;
+	uint8_t *buf, *data;
 	int ret;
 
-	if (posix_memalign((void **)&buf, 4096, r->to - r->from))
+	if (io && len == r->len)
+		return qc_file_transfer_write(img->data, io, at, (uint32_t)len, pos);
+	buf = qc_buffer(len);
+	if (!buf)
 		return -ENOMEM;
-	ret = qc_read_memory(img, q, start + r->from, buf, from - r->from);
-	if (!ret)
-		ret = qc_read_memory(img, q, start + to, buf + (to - r->from), r->to - to);
+	data = buf + r->before;
+	ret = qc_read_memory(img, q, r->offset - r->before, buf, r->before)
+		      ?: qc_read_memory(img, q, r->offset + r->len, data + r->len, r->after);
 	if (!ret && io)
-		ret = MIN(ubd_io_get(io, (uint32_t)(r->offset - io->offset), buf + (from - r->from),
-				     (uint32_t)r->len),
-			  0);
+		ret = MIN(ubd_io_get(io, at, data, (uint32_t)r->len), 0);
 	else if (!ret)
-		memset(buf + (from - r->from), 0, r->len);
-	if (!ret)
-		ret = qc_file_write(img->data, q, buf, r->to - r->from, r->host + r->from);
+		memset(data, 0, r->len);
+	ret = ret ?: qc_file_write(img->data, q, buf, len, pos);
 	free(buf);
 	return ret;
 }
 
-static int write_data(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
-		      const struct run *r)
-{
-	uint64_t at = r->offset & (cluster_size(img) - 1);
-
-	if (io && r->from == at && r->to == at + r->len)
-		return qc_file_transfer_write(img->data, io, (uint32_t)(r->offset - io->offset),
-					      (uint32_t)r->len, r->host + at);
-	return write_merged(img, q, io, r);
-}
-
 /* ---- Mapping ------------------------------------------------------------------------------- */
 
-static int map_run(struct qc_image *img, struct qc_tx *tx, const struct run *r)
+static int map_run(struct qc_image *img, const struct run *r)
 {
-	int ret = qc_map_prepare(img, tx, r->guest);
+	uint64_t at = in_cluster(img, r->offset);
+	uint32_t units = r->count > 1 ? img->all_units
+				      : units_of(img, at - r->before, at + r->len + r->after);
+	int ret = qc_map_prepare(img, r->guest);
 
 	for (uint64_t i = 0; i < r->count && !ret; i++) {
-		struct qc_entry old, e = {.has_host = true, .copied = true};
-		uint32_t units = r->count > 1 ? all_units(img) : units_of(img, r->from, r->to);
+		struct qc_entry old, e = {.has_host = true, .copied = true, .alloc = units};
 
-		ret = qc_map_get(img, tx, r->guest + i, &old);
+		ret = qc_map_get(img, r->guest + i, &old);
 		if (ret)
 			break;
 		e.host = r->host + (i << img->cluster_bits);
-		e.alloc = units;
-		if (!old.packed && units != all_units(img)) {
+		if (!old.packed && units != img->all_units) {
 			e.alloc |= r->taken ? 0 : old.alloc;
 			e.zero = old.zero & ~e.alloc;
 		}
 		qc_entry_build(img, &e);
-		qc_map_set(img, tx, r->guest + i, &e);
+		qc_map_set(img, r->guest + i, &e);
 		if (r->taken)
 			qc_entry_drop(img, &old);
 	}
@@ -237,15 +217,11 @@ static int map_run(struct qc_image *img, struct qc_tx *tx, const struct run *r)
 /* One run from plan to mapping. */
 static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io, struct run *r)
 {
-	int ret;
+	int ret = widen(img, q, r) ?: write_data(img, q, io, r);
 
-	ret = widen(img, q, r);
-	if (!ret)
-		ret = write_data(img, q, io, r);
 	if (r->in_place)
 		return ret;
-	if (!ret)
-		QC_TRANSACTION(img, q, ret, map_run(img, tx, r));
+	ret = ret ?: QC_TRANSACTION(img, q, map_run(img, r));
 	pthread_mutex_lock(&img->lock);
 	if (ret && r->taken)
 		qc_unalloc(img, r->host >> img->cluster_bits, r->count);
@@ -261,26 +237,15 @@ int qc_write_range(struct qc_image *img, struct ubd_queue *q, struct ubd_io *io,
 		   uint64_t len)
 {
 	bool mapped = false;
+	struct run r;
 
-	while (len) {
-		struct run r;
-		int ret;
+	for (; len; offset += r.len, len -= r.len) {
+		int ret = QC_TRANSACTION(img, q, plan(img, offset, len, &r))
+				  ?: write_run(img, q, io, &r);
 
-		QC_TRANSACTION(img, q, ret, plan(img, tx, offset, len, &r));
-		if (!ret)
-			ret = write_run(img, q, io, &r);
 		if (ret)
 			return ret;
 		mapped |= !r.in_place;
-		offset += r.len;
-		len -= r.len;
 	}
 	return mapped && atomic_load(&img->commit_first) ? qc_commit(img, q) : 0;
-}
-
-int qc_write(struct qc_image *img, struct ubd_io *io)
-{
-	int ret = qc_write_range(img, io->queue, io, io->offset, io->length);
-
-	return ret ? ret : (int)io->length;
 }
