@@ -27,15 +27,24 @@ static bool expired(const struct conn *c, const struct req *r)
 	return limit && (now - r->born >= limit || (!c->up && now - c->down_since >= limit));
 }
 
+/* Replies are due and nothing comes. A payload that comes slowly is heard of when it is whole; that
+ * it comes, TCP knows. */
+static bool stalled(const struct conn *c)
+{
+	uint64_t stall = c->nbd->stall * 1000;
+
+	return stall && c->up && c->requests && link_now() - c->last_heard >= stall &&
+	       link_silence(&c->link) >= stall;
+}
+
 /* Is the server still with us? */
 static void tick(struct ubd_queue *q, void *arg)
 {
 	struct conn *c = arg;
-	uint64_t stall = c->nbd->stall * 1000;
 
 	while (c->requests) {
 		ubd_sleep(q, TICK_NS);
-		if (stall && c->requests && link_now() - c->last_heard >= stall)
+		if (stalled(c))
 			conn_break(c, "replies are due, but nothing came for too long (--stall)");
 		for (unsigned i = 0; c->up && i < c->tags; i++)
 			if (c->due[i] && expired(c, c->due[i]))

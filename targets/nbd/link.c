@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -150,6 +152,16 @@ void link_close(struct link *l)
 {
 	nbd_close(l->h);
 	l->h = NULL;
+}
+
+uint64_t link_silence(const struct link *l)
+{
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(nbd_aio_get_fd(l->h), IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return UINT64_MAX;
+	return info.tcpi_last_data_recv;
 }
 
 void link_cut(struct link *l, bool abort)

@@ -57,6 +57,8 @@ void link_close(struct link *l);
 /* Both directions end at once, whoever waits for them. abort: what was not sent is dropped;
  * otherwise the server is told that this is the end. */
 void link_cut(struct link *l, bool abort);
+/* How long no byte came, ms, where the kernel knows (TCP); UINT64_MAX where it does not. */
+uint64_t link_silence(const struct link *l);
 /* Why the last call of libnbd failed on this thread. */
 const char *link_error(void);
 /* A clock, ms, good to some milliseconds and cheap. */

@@ -201,52 +201,34 @@ static int nbd_handle(struct ubd_io *io, void *self)
 	return ret ? ret : (int)io->length;
 }
 
-#define OPTION(name, type, field, help, ...)                               \
-	{                                                                  \
-		name, type, offsetof(struct nbd, field), help, __VA_ARGS__ \
-	}
-
+/* clang-format off */
+#define AT(member) offsetof(struct nbd, member)
 static const struct ubd_option nbd_options[] = {
-	OPTION("uri", UBD_STRING, address.uri,
-	       "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds:// for TLS",
-	       .metavar = "URI", .positional = true),
-	OPTION("unix", UBD_PATH, address.unix_path, "instead of a URI: the server's Unix socket",
-	       .letter = 'u'),
-	OPTION("host", UBD_STRING, address.host, "instead of a URI: the server's name or address"),
-	OPTION("port", UBD_STRING, address.port, "its TCP port", .fallback = "10809"),
-	OPTION("export", UBD_STRING, address.export_name, "the export's name", .letter = 'x'),
-	OPTION("connections", UBD_UINT, connections,
-	       "connections, if the server allows several; 0: one per queue", .fallback = "0",
-	       .max = MAX_CONNECTIONS, .letter = 'C'),
-	OPTION("timeout", UBD_UINT, timeout,
-	       "seconds after which a request without a reply fails; 0: never",
-	       .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'),
-	OPTION("stall", UBD_UINT, stall,
-	       "seconds of silence while replies are due before connecting anew; 0: no limit",
-	       .metavar = "SECONDS", .fallback = "30", .max = 86400),
-	OPTION("zero", UBD_CHOICE, zero,
-	       "write-zeroes requests: on; fast: the kernel writes where the server would; off",
-	       .fallback = "on", .choices = "on|fast|off"),
-	OPTION("no-trim", UBD_BOOL, no_trim, "pass no discards on"),
-	OPTION("tls", UBD_CHOICE, address.tls, "TLS where the URI does not say", .fallback = "auto",
-	       .choices = "auto|off|allow|require"),
-	OPTION("tls-certificates", UBD_PATH, address.certificates,
-	       "directory with ca-cert.pem and, where the server asks, client-cert.pem"),
-	OPTION("tls-psk-file", UBD_PATH, address.psk_file, "file of pre-shared keys"),
-	OPTION("tls-username", UBD_STRING, address.username, "whose key it is"),
-	OPTION("tls-no-verify", UBD_BOOL, address.no_verify, "take any certificate of the server"),
+	{"uri", UBD_STRING, AT(address.uri), "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds:// for TLS",
+	 .metavar = "URI", .positional = true},
+	{"unix", UBD_PATH, AT(address.unix_path), "instead of a URI: the server's Unix socket", .letter = 'u'},
+	{"host", UBD_STRING, AT(address.host), "instead of a URI: the server's name or address"},
+	{"port", UBD_STRING, AT(address.port), "its TCP port", .fallback = "10809"},
+	{"export", UBD_STRING, AT(address.export_name), "the export's name", .letter = 'x'},
+	{"connections", UBD_UINT, AT(connections), "connections, if the server allows several; 0: one per queue",
+	 .fallback = "0", .max = MAX_CONNECTIONS, .letter = 'C'},
+	{"timeout", UBD_UINT, AT(timeout), "seconds after which a request without a reply fails; 0: never",
+	 .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'},
+	{"stall", UBD_UINT, AT(stall), "seconds of silence while replies are due before connecting anew; 0: no limit",
+	 .metavar = "SECONDS", .fallback = "30", .max = 86400},
+	{"zero", UBD_CHOICE, AT(zero), "write-zeroes requests: on; fast: the kernel writes where the server would; off",
+	 .fallback = "on", .choices = "on|fast|off"},
+	{"no-trim", UBD_BOOL, AT(no_trim), "pass no discards on"},
+	{"tls", UBD_CHOICE, AT(address.tls), "TLS where the URI does not say", .fallback = "auto", .choices = "auto|off|allow|require"},
+	{"tls-certificates", UBD_PATH, AT(address.certificates), "directory with ca-cert.pem and, where the server asks, client-cert.pem"},
+	{"tls-psk-file", UBD_PATH, AT(address.psk_file), "file of pre-shared keys"},
+	{"tls-username", UBD_STRING, AT(address.username), "whose key it is"},
+	{"tls-no-verify", UBD_BOOL, AT(address.no_verify), "take any certificate of the server"},
 	{0},
 };
 
 const struct ubd_target target_nbd = {
-	.api = UBD_TARGET_API,
-	.name = "nbd",
-	.summary = "a network block device",
-	.options = nbd_options,
-	.size = sizeof(struct nbd),
-	.open = nbd_open,
-	.close = nbd_close_target,
-	.handle = nbd_handle,
-	.queue_open = nbd_queue_open,
-	.queue_close = nbd_queue_close,
+	.api = UBD_TARGET_API, .name = "nbd", .summary = "a network block device",
+	.options = nbd_options, .size = sizeof(struct nbd), .open = nbd_open, .close = nbd_close_target,
+	.handle = nbd_handle, .queue_open = nbd_queue_open, .queue_close = nbd_queue_close,
 };
