@@ -28,7 +28,8 @@ static bool same(const char *a, const char *b)
 	return x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-int legs_check(struct ubd_device *dev, const struct ubd_list *paths)
+/* Refuse too many, and the same file or device twice. */
+static int check(struct ubd_device *dev, const struct ubd_list *paths)
 {
 	if (paths->count > LEGS_MAX)
 		return ubd_device_fail(dev, -EINVAL, "%zu legs are too many: at most %u are taken",
@@ -62,19 +63,20 @@ static int pick(struct ubd_device *dev, const char *name, const struct ubd_list 
 	return 0;
 }
 
-static int open_leg(struct backing *b, struct ubd_device *dev, const struct legs_request *want,
-		    unsigned i)
+static int open_leg(struct legs *l, struct ubd_device *dev, const struct ubd_list *offsets,
+		    const struct ubd_list *sizes, unsigned i)
 {
+	struct backing *b = &l->leg[i];
 	struct backing_request r = {
-		.path = want->paths->items[i],
-		.direct = (enum backing_direct)want->direct,
+		.path = l->paths.items[i],
+		.direct = (enum backing_direct)l->direct,
 		.read_only = ubd_device_read_only(dev),
 		.any_size = true, /* to be trimmed */
 	};
-	int ret = pick(dev, "offset", want->offsets, want->paths, i, &r.start);
+	int ret = pick(dev, "offset", offsets, &l->paths, i, &r.start);
 
 	if (!ret)
-		ret = pick(dev, "size", want->sizes, want->paths, i, &r.size);
+		ret = pick(dev, "size", sizes, &l->paths, i, &r.size);
 	if (!ret)
 		ret = backing_open(b, dev, &r);
 	if (!ret && b->start % b->block) {
@@ -108,12 +110,13 @@ static void set_limits(const struct legs *l, struct ubd_limits *all)
 	}
 }
 
-int legs_open(struct legs *l, struct ubd_device *dev, const struct legs_request *want)
+int legs_open(struct legs *l, struct ubd_device *dev, const struct ubd_list *offsets,
+	      const struct ubd_list *sizes)
 {
-	int ret = legs_check(dev, want->paths);
+	int ret = check(dev, &l->paths);
 
-	for (l->count = 0; !ret && l->count < want->paths->count; l->count += !ret)
-		ret = open_leg(&l->leg[l->count], dev, want, l->count);
+	for (l->count = 0; !ret && l->count < l->paths.count; l->count += !ret)
+		ret = open_leg(l, dev, offsets, sizes, l->count);
 	if (ret)
 		legs_close(l);
 	else

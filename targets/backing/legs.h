@@ -11,26 +11,33 @@
 #define LEGS_MAX 64
 
 struct legs {
+	struct ubd_list paths; /* options */
+	int direct;	       /* enum backing_direct */
 	struct backing leg[LEGS_MAX];
 	unsigned count;
 };
 
-struct legs_request {
-	const struct ubd_list *paths;
-	const struct ubd_list *offsets, *sizes; /* none, one for all or one for each; or NULL */
-	int direct;				/* enum backing_direct */
-};
+/* The rows of a target's options that go to `member`, its struct legs. */
+/* clang-format off */
+#define LEGS_OPTIONS(type, member) \
+	{"leg", UBD_PATHS, offsetof(type, member.paths), "files or block devices, in order", \
+	 .required = true, .positional = true}, \
+	{"direct", UBD_CHOICE, offsetof(type, member.direct), \
+	 "go past the page cache (O_DIRECT); auto: where that works", \
+	 .fallback = "auto", .choices = "auto|on|off"}
+/* clang-format on */
 
 /* [pos, pos + len) of a leg, bytes. */
 struct leg_range {
 	uint64_t pos, len;
 };
 
-/* Refuse too many, and the same file or device twice. 0 or -errno, with sentence. */
-int legs_check(struct ubd_device *dev, const struct ubd_list *paths);
-/* Open all or none, and set limits that suit all: the smallest's size. 0 or -errno, with sentence.
+/*
+ * Open all or none, no file or device twice, and set limits that suit all: the smallest's size.
+ * Offsets and sizes: none, one for all or one for each; or NULL. 0 or -errno, with sentence.
  */
-int legs_open(struct legs *l, struct ubd_device *dev, const struct legs_request *want);
+int legs_open(struct legs *l, struct ubd_device *dev, const struct ubd_list *offsets,
+	      const struct ubd_list *sizes);
 void legs_close(struct legs *l);
 /* Use only so many bytes of leg i, and say so when that leaves some out. */
 void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size);

@@ -6,9 +6,8 @@
 #include <errno.h>
 
 struct linear {
-	struct ubd_list paths, offsets, sizes;
-	int direct;
 	struct legs legs;
+	struct ubd_list offsets, sizes;
 	uint64_t begin[LEGS_MAX + 1]; /* where each leg begins on the disk; the last one's end */
 };
 
@@ -16,11 +15,7 @@ static int linear_open(struct ubd_device *dev, void *self)
 {
 	struct linear *s = self;
 	struct ubd_limits *l = ubd_device_limits(dev);
-	int ret = legs_open(&s->legs, dev,
-			    &(struct legs_request){.paths = &s->paths,
-						   .offsets = &s->offsets,
-						   .sizes = &s->sizes,
-						   .direct = s->direct});
+	int ret = legs_open(&s->legs, dev, &s->offsets, &s->sizes);
 
 	if (ret)
 		return ret;
@@ -70,15 +65,11 @@ static int linear_handle(struct ubd_io *io, void *self)
 }
 
 static const struct ubd_option linear_options[] = {
-	{"leg", UBD_PATHS, offsetof(struct linear, paths), "files or block devices, in order",
-	 .required = true, .positional = true},
+	LEGS_OPTIONS(struct linear, legs),
 	{"offset", UBD_LIST, offsetof(struct linear, offsets),
 	 "bytes to leave out at a leg's beginning: once for all, or for each", .metavar = "SIZE"},
 	{"size", UBD_LIST, offsetof(struct linear, sizes),
 	 "bytes to use of a leg, 0: all the rest; once for all, or for each", .metavar = "SIZE"},
-	{"direct", UBD_CHOICE, offsetof(struct linear, direct),
-	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
-	 .choices = "auto|on|off"},
 	{0},
 };
 

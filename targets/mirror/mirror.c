@@ -13,35 +13,32 @@
 enum { ROUND_ROBIN, NEAREST };
 
 /* The regions that a request touches; a FLUSH, wherever it says it is, none. */
-#define for_each_region(r, m, io)                        \
-	for (uint64_t r = (io)->offset / (m)->rec.chunk; \
-	     (io)->length && r * (m)->rec.chunk < (io)->offset + (io)->length; r++)
+#define for_each_region(i, m, io)                        \
+	for (uint64_t i = (io)->offset / (m)->rec.chunk; \
+	     (io)->length && i * (m)->rec.chunk < (io)->offset + (io)->length; i++)
 
 /* All that a request is for one leg. */
 static int leg_io(struct ubd_queue *q, unsigned i, void *request)
 {
 	struct ubd_io *io = request, zero = *io;
 	const struct mirror *m = ubd_queue_data(io->queue);
-	const struct backing *b = m->leg[i];
-	uint64_t pos = b->start + io->offset;
-	struct ubd_transfer t;
+	struct ubd_transfer t = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
 	ssize_t n;
 
 	switch (io->op) {
 	case UBD_READ:
 	case UBD_WRITE:
-		t = backing_transfer(b, io, 0, io->length, io->offset);
 		return ubd_io_transfer(io, &t, 1);
 	case MIRROR_FETCH:
 	case MIRROR_COPY:
-		n = io->op == MIRROR_FETCH ? ubd_pread(q, b->fd, m->piece, io->length, pos)
-					   : ubd_pwrite(q, b->fd, m->piece, io->length, pos, 0);
-		return n == (ssize_t)io->length ? 0 : n < 0 ? (int)n : -EIO;
+		n = io->op == MIRROR_FETCH ? ubd_pread(q, t.fd, m->buf->piece, t.len, t.pos)
+					   : ubd_pwrite(q, t.fd, m->buf->piece, t.len, t.pos, 0);
+		return n == t.len ? 0 : n < 0 ? (int)n : -EIO;
 	case UBD_DISCARD:
 		/* Discarded bytes read as zeroes, so that the legs agree on them. */
 		zero.op = UBD_WRITE_ZEROES;
 	}
-	return backing_apply(b, &zero, io->offset, io->length);
+	return backing_apply(m->leg[i], &zero, io->offset, io->length);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------- */
@@ -51,20 +48,19 @@ static bool legs_differ(struct mirror *m, const struct ubd_io *io)
 	bool differ = false;
 
 	if (m->differ)
-		for_each_region(r, m, io)
-			differ = differ || m->region[r].sync;
+		for_each_region(i, m, io)
+			differ = differ || m->region[i].sync;
 	return differ;
 }
 
 static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 {
 	uint64_t least = UINT64_MAX;
-	unsigned best = 0, turn;
+	unsigned best = (unsigned)__builtin_ctz(mask), turn;
 
 	if (legs_differ(m, io))
-		return (unsigned)__builtin_ctz(mask);
-	if (mask & ~m->slow)
-		mask &= ~m->slow;
+		return best;
+	mask = mask & ~m->slow ?: mask;
 	turn = m->next_read++ % (unsigned)__builtin_popcount(mask);
 	for_each_leg(i, mask) {
 		uint64_t head = m->head[i], far = turn--; /* 0 for the one whose turn it is */
@@ -81,25 +77,21 @@ static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 }
 
 /*
- * Returns the leg that has been read, or -errno. Those that could not be are left out, before the
- * answer, if it was once too often, or if legs differ here: then what has been read must stay.
+ * Returns the leg that has been read, or -errno. Those that could not be are left out if it was
+ * once too often, or if legs differ here: then what has been read must stay.
  */
 static int read_leg(struct ubd_io *io, struct mirror *m)
 {
 	unsigned tried = 0, bad = 0, left, i = 0;
 	int ret = -EIO;
-	bool again;
 
-	while (ret < 0 && (left = m->rec.in_sync & ~tried)) {
-		/* The first has been tried: mirror_handle() did. */
-		again = io->error && !tried;
-		i = again ? io->note : choose(m, io, left);
-		ret = again ? io->error : leg_io(io->queue, i, io);
+	/* The first may have been tried: mirror_handle() did. */
+	for (int err = io->error; ret < 0 && (left = m->rec.in_sync & ~tried); err = 0) {
+		i = err ? io->note : choose(m, io, left);
+		ret = err ?: leg_io(io->queue, i, io);
 		tried |= (unsigned)(ret < 0) << i;
 		if (ret < 0 && !m->read_errors[i]++)
-			ubd_device_notice(m->dev,
-					  "%s cannot be read (%s): another leg is, where "
-					  "there is one",
+			ubd_device_notice(m->dev, "%s cannot be read (%s): another leg is, if any",
 					  m->leg[i]->path, strerror(-ret));
 	}
 	if (ret < 0)
@@ -108,28 +100,21 @@ static int read_leg(struct ubd_io *io, struct mirror *m)
 		if (m->read_errors[k] >= READ_ERRORS || legs_differ(m, io))
 			bad |= 1u << k;
 	ret = bad ? drop_legs(io->queue, m, 1u << i, bad, -EIO) : 0;
-	ret = ret ?: commit(io->queue, m, m->dropped);
 	return ret ?: (int)i;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
-/*
- * Count as a writer of the regions; their bits are durable when this returns 0. A copier is the
- * only one, and others wait until it has ended.
- */
+/* Count as a writer of the regions; their bits are durable when this returns 0. */
 static int begin(const struct ubd_io *io, struct mirror *m)
 {
-	bool copier = io->op == MIRROR_COPY;
 	uint64_t want = 0;
 
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		struct region *r = &m->region[i];
 
-		if (copier)
-			m->copying = i + 1;
-		while (copier ? r->writers : m->copying == i + 1)
+		while (m->copying == r)
 			ubd_cond_wait(io->queue, &m->turn, &m->lock);
 		r->writers++;
 		region_mark(m, i, false);
@@ -139,19 +124,14 @@ static int begin(const struct ubd_io *io, struct mirror *m)
 	return commit(io->queue, m, want);
 }
 
-/*
- * After an error nobody knows what each leg holds: copy it. Before the answer, that a leg is out
- * has been noted on the others.
- */
-static int end(const struct ubd_io *io, struct mirror *m, int ret)
+/* After an error nobody knows what each leg holds: copy it. */
+static void end(const struct ubd_io *io, struct mirror *m, bool failed)
 {
-	bool copier = io->op == MIRROR_COPY;
-
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		m->region[i].writers--;
 		m->region[i].used = m->round;
-		if (ret && !copier) {
+		if (failed) {
 			region_mark(m, i, true);
 			m->differ = true;
 			ubd_cond_wake_one(io->queue, &m->work);
@@ -159,24 +139,7 @@ static int end(const struct ubd_io *io, struct mirror *m, int ret)
 	}
 	if (m->copying)
 		ubd_cond_wake_all(io->queue, &m->turn);
-	if (copier)
-		m->copying = 0;
 	ubd_mutex_unlock(io->queue, &m->lock);
-	return ret ?: commit(io->queue, m, m->dropped);
-}
-
-/* The copier's data; leaves in *mask the legs that lack it. */
-static int fetch(struct ubd_io *io, struct mirror *m, unsigned *mask)
-{
-	int from;
-
-	io->op = MIRROR_FETCH;
-	from = read_leg(io, m);
-	io->op = MIRROR_COPY;
-	if (from < 0)
-		return from;
-	*mask = m->rec.active & ~(m->differ ? 1u << from : m->rec.in_sync);
-	return 0;
 }
 
 int mirror_write(struct ubd_io *io, struct mirror *m)
@@ -188,16 +151,29 @@ int mirror_write(struct ubd_io *io, struct mirror *m)
 	int ret = begin(io, m);
 
 	mask = m->rec.active;
-	if (!ret && io->op == MIRROR_COPY)
-		ret = fetch(io, m, &mask);
 	for_each_leg(i, mask)
 		t[n++] = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
 	/* All at once; if some failed, whose fault was it? Then data one after the other. */
 	if (!ret && (!data || ubd_io_transfer(io, t, n) < 0))
 		ret = legs_each(data ? NULL : io->queue, mask, leg_io, io, &failed);
 	if (failed && ret != -EOPNOTSUPP)
-		ret = drop_legs(io->queue, m, ~(unsigned)failed, (unsigned)failed, ret);
-	return end(io, m, ret);
+		ret = drop_legs(io->queue, m, ~failed, failed, ret);
+	end(io, m, ret);
+	return ret;
+}
+
+int mirror_copy(struct ubd_io *io, struct mirror *m)
+{
+	int ret = read_leg(io, m);
+	uint64_t failed;
+	unsigned mask;
+
+	if (ret < 0)
+		return ret;
+	io->op = MIRROR_COPY;
+	mask = m->rec.active & ~(m->differ ? 1u << ret : m->rec.in_sync);
+	ret = legs_each(io->queue, mask, leg_io, io, &failed);
+	return ret ? drop_legs(io->queue, m, ~failed, failed, ret) : 0;
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
@@ -212,20 +188,20 @@ static int mirror_handle(struct ubd_io *io, void *self)
 		return ubd_io_finish(io, &t, 1);
 	}
 	ret = io->op == UBD_READ ? read_leg(io, m) : mirror_write(io, m);
-	return ret < 0 ? ret : (int)io->length;
+	ret = ret < 0 ? ret : commit(io->queue, m, m->dropped);
+	return ret ?: (int)io->length;
 }
 
 static void mirror_status(void *self, struct ubd_status *out)
 {
+	static const char *const states[] = {"out", "rebuilding", "in sync"};
 	const struct mirror *m = self;
 
 	for (unsigned i = 0; i < m->rec.slots; i++) {
-		const char *state = m->rec.in_sync >> i & 1  ? "in sync"
-				    : m->rec.active >> i & 1 ? "rebuilding"
-							     : "out";
+		unsigned state = (m->rec.active >> i & 1) + (m->rec.in_sync >> i & 1);
 		char name[] = {'l', 'e', 'g', '_', (char)('0' + i), '\0'};
 
-		ubd_status_text(out, name, "%s, %s", state,
+		ubd_status_text(out, name, "%s, %s", states[state],
 				m->leg[i] ? m->leg[i]->path : "not here");
 	}
 	ubd_status_number(out, "regions_dirty", m->nr_dirty);
@@ -236,22 +212,12 @@ static void mirror_status(void *self, struct ubd_status *out)
 
 /* ---- The device ---------------------------------------------------------------------------- */
 
-/* The legs that --write-mostly names. */
-static int find_slow(struct mirror *m)
+static bool names(const struct ubd_list *list, const char *path)
 {
-	for (size_t k = 0; k < m->write_mostly.count; k++) {
-		const char *name = m->write_mostly.items[k];
-		unsigned named = 0;
-
-		for_each_leg(i, m->here)
-			named |= (unsigned)!strcmp(m->leg[i]->path, name) << i;
-		m->slow |= named;
-		if (!named)
-			return ubd_device_fail(m->dev, -EINVAL,
-					       "--write-mostly %s: it is not among the legs named",
-					       name);
-	}
-	return 0;
+	for (size_t k = 0; k < list->count; k++)
+		if (!strcmp(list->items[k], path))
+			return true;
+	return false;
 }
 
 static void mirror_close(struct ubd_device *dev, void *self)
@@ -259,8 +225,7 @@ static void mirror_close(struct ubd_device *dev, void *self)
 	struct mirror *m = self;
 
 	(void)dev;
-	free(m->out);
-	free(m->region);
+	free(m->buf);
 	legs_close(&m->legs);
 }
 
@@ -272,19 +237,19 @@ static int mirror_open(struct ubd_device *dev, void *self)
 
 	m->dev = dev;
 	m->create = m->create && !ubd_device_takes_over(dev);
-	if (m->paths.count > MIRROR_LEGS || (m->create && m->paths.count < 2))
-		return ubd_device_fail(dev, -EINVAL, "%zu legs: a mirror has 2 to %u",
-				       m->paths.count, MIRROR_LEGS);
-	ret = legs_open(&m->legs, dev,
-			&(struct legs_request){.paths = &m->paths, .direct = m->direct});
+	if (m->legs.paths.count > MIRROR_LEGS || (m->create && m->legs.paths.count < 2))
+		return fail(m, "%zu legs: a mirror has 2 to %u", m->legs.paths.count, MIRROR_LEGS);
+	for (size_t k = 0; k < m->write_mostly.count; k++)
+		if (!names(&m->legs.paths, m->write_mostly.items[k]))
+			return fail(m, "--write-mostly %s: it is not among the legs named",
+				    m->write_mostly.items[k]);
+	ret = legs_open(&m->legs, dev, NULL, NULL);
 	if (!ret && l->logical_block > BLOCK)
-		ret = ubd_device_fail(dev, -EINVAL, "legs with blocks of %u bytes cannot be used",
-				      l->logical_block);
-	if (!ret)
-		ret = -posix_memalign((void **)&m->out, BLOCK, MIRROR_LEGS * BLOCK + PIECE);
-	m->piece = m->out ? m->out + MIRROR_LEGS : NULL;
+		ret = fail(m, "legs with blocks of %u bytes cannot be used", l->logical_block);
+	ret = ret ?: -posix_memalign((void **)&m->buf, BLOCK, sizeof(*m->buf));
 	ret = ret ?: assemble(m);
-	ret = ret ?: find_slow(m);
+	for_each_leg(i, m->here)
+		m->slow |= (unsigned)names(&m->write_mostly, m->leg[i]->path) << i;
 	if (ret)
 		mirror_close(dev, m);
 	l->size = m->rec.size;
@@ -304,18 +269,13 @@ static int mirror_queue_open(struct ubd_queue *q, void *self)
 
 static void mirror_queue_close(struct ubd_queue *q, void *self)
 {
-	struct mirror *m = self;
-
-	if (ubd_queue_index(q))
-		return;
-	ubd_cond_wake_all(q, &m->work);
-	settle(q, m, m->round + 1);
+	ubd_cond_wake_all(q, &((struct mirror *)self)->work);
 }
 
 /* clang-format off */
 #define AT(member) offsetof(struct mirror, member)
 static const struct ubd_option mirror_options[] = {
-	{"leg", UBD_PATHS, AT(paths), "files or block devices", .required = true, .positional = true},
+	LEGS_OPTIONS(struct mirror, legs),
 	{"create", UBD_BOOL, AT(create), "make a new mirror; what the legs hold is lost"},
 	{"rebuild", UBD_BOOL, AT(rebuild), "bring stale legs up to date, make new ones legs"},
 	{"degraded", UBD_BOOL, AT(degraded), "go on without legs that are not named"},
@@ -330,8 +290,6 @@ static const struct ubd_option mirror_options[] = {
 	 .fallback = "200M"},
 	{"retry", UBD_UINT, AT(retry), "milliseconds before a leg that failed is tried again, longer each time; 0: never",
 	 .metavar = "MS", .fallback = "10000", .max = 3600000},
-	{"direct", UBD_CHOICE, AT(direct), "go past the page cache (O_DIRECT); auto: where that works",
-	 .fallback = "auto", .choices = "auto|on|off"},
 	{0},
 };
 

@@ -7,37 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
-#include <zlib.h>
 
-#define MAGIC "UBDMIRR"
-#define VERSION 2
+#define MAGIC 0x5252494d444255ull /* "UBDMIRR" and a zero */
+#define VERSION 3
 #define REGION_MIN (1ull << 20)
 #define ALONE (1u << 20) /* events to be ahead by after a start without a leg */
 
 _Static_assert(sizeof(struct record) == BLOCK, "a record is one block");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a record is kept as it is in memory");
 
-#define fail(m, ...) ubd_device_fail((m)->dev, -EINVAL, __VA_ARGS__)
-
 /* ---- Writing ------------------------------------------------------------------------------- */
-
-static uint32_t checksum(const struct record *r)
-{
-	return (uint32_t)crc32(0, (const Bytef *)r, offsetof(struct record, crc));
-}
 
 int put_record(struct ubd_queue *q, unsigned i, void *mirror)
 {
 	struct mirror *m = mirror;
-	struct record *r = &m->out[i];
-	ssize_t n;
 
-	r->slot = i;
-	r->crc = checksum(r);
-	n = ubd_pwrite(q, m->leg[i]->fd, r, BLOCK, (m->place[i] ^ 1u) * BLOCK, UBD_RW_FUA);
-	m->place[i] ^= n == BLOCK;
-	return n == BLOCK ? 0 : n < 0 ? (int)n : -EIO;
+	return copies_store(q, m->leg[i]->fd, &m->buf->out[i].copy, BLOCK);
 }
 
 /* A leg that fails while it is told that another has failed makes for one more turn. */
@@ -55,21 +40,24 @@ int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 		seq = m->changed;
 		mask = m->rec.active;
 		m->rec.events++;
-		for_each_leg(i, mask)
-			m->out[i] = m->rec;
+		for_each_leg(i, mask) {
+			m->rec.copy.sequence = m->buf->out[i].copy.sequence; /* its own */
+			m->rec.slot = i;
+			m->buf->out[i] = m->rec;
+		}
 		ubd_mutex_unlock(q, &m->lock);
 		ret = legs_each(q, mask, put_record, m, &failed);
 		if (!ret)
 			m->durable = seq;
 		else
-			ret = drop_legs(q, m, ~(unsigned)failed, (unsigned)failed, ret);
+			ret = drop_legs(q, m, ~failed, failed, ret);
 	}
 	ubd_mutex_unlock(q, &m->commit);
 	ubd_cond_wake_one(q, &m->work);
 	return ret;
 }
 
-int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned failed, int err)
+int drop_legs(struct ubd_queue *q, struct mirror *m, uint64_t good, uint64_t failed, int err)
 {
 	bool others;
 
@@ -82,11 +70,9 @@ int drop_legs(struct ubd_queue *q, struct mirror *m, unsigned good, unsigned fai
 		m->dropped = ++m->changed;
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, failed)
-		ubd_device_notice(m->dev,
-				  "%s failed (%s) and is left out of the mirror; the I/O goes on "
-				  "with %d in sync",
-				  m->leg[i]->path, strerror(-err),
-				  __builtin_popcount(m->rec.in_sync));
+		ubd_device_notice(
+			m->dev, "%s failed (%s) and is left out of the mirror; %d are in sync",
+			m->leg[i]->path, strerror(-err), __builtin_popcount(m->rec.in_sync));
 	return others ? 0 : err;
 }
 
@@ -110,28 +96,20 @@ void region_mark(struct mirror *m, uint64_t nr, bool sync)
 
 static bool valid(const struct record *r)
 {
-	return !memcmp(r->magic, MAGIC, sizeof(r->magic)) && r->crc == checksum(r) &&
-	       (r->version != VERSION ||
-		(r->slots <= MIRROR_LEGS && r->slot < r->slots && r->active >> r->slot & 1 &&
-		 r->size && r->chunk >= BLOCK && (r->size - 1) / r->chunk < REGIONS));
+	return r->copy.len == BLOCK && r->slots <= MIRROR_LEGS && r->slot < r->slots &&
+	       r->active >> r->slot & 1 && r->size && r->chunk >= BLOCK &&
+	       (r->size - 1) / r->chunk < REGIONS;
 }
 
-/* The newest record of the nth leg, by name, into out[n]. */
-static int read_record(struct mirror *m, unsigned n)
+/* The record of the nth leg, by name; NULL: it has none. */
+static int read_record(struct mirror *m, unsigned n, const struct record **found)
 {
 	const struct backing *b = &m->legs.leg[n];
-	struct record *r = m->piece, *best = &m->out[n];
+	const struct record *r = copies_load(b->fd, m->buf->piece + n * 2ul * BLOCK, BLOCK, MAGIC);
 
-	for (unsigned i = 0; i < 2; i++) {
-		if (pread(b->fd, r, BLOCK, i * BLOCK) != BLOCK || !valid(r) ||
-		    r->events <= best->events)
-			continue;
-		if (r->version != VERSION)
-			return fail(m, "%s: the mirror's version %u is not known to this ubd",
-				    b->path, r->version);
-		*best = *r;
-		best->place = i;
-	}
+	if (r && r->version != VERSION)
+		return fail(m, "%s: version %u of mirrors is not known", b->path, r->version);
+	*found = r && valid(r) ? r : NULL;
 	return 0;
 }
 
@@ -140,73 +118,67 @@ static int make(struct mirror *m)
 {
 	uint64_t smallest = ubd_device_limits(m->dev)->size;
 	struct record *r = &m->rec;
-	const char *why = NULL;
 
-	*r = (struct record){.magic = MAGIC, .version = VERSION};
+	*r = (struct record){.copy = {.magic = MAGIC, .len = BLOCK}, .version = VERSION};
 	r->size = smallest < DATA_BEGIN + BLOCK ? BLOCK : (smallest - DATA_BEGIN) / BLOCK * BLOCK;
 	r->chunk = m->chunk ? m->chunk : REGION_MIN;
 	while (!m->chunk && (r->size - 1) / r->chunk >= REGIONS)
 		r->chunk *= 2;
 	if (ubd_device_read_only(m->dev))
-		why = "it would be read-only";
-	else if (r->chunk & (r->chunk - 1) || r->chunk < BLOCK)
-		why = "--bitmap-chunk must be a power of two of at least 4K";
-	else if ((r->size - 1) / r->chunk >= REGIONS)
-		why = "a larger --bitmap-chunk is needed";
-	if (why)
-		return fail(m, "the mirror cannot be made: %s", why);
+		return fail(m, "a new mirror cannot be read-only");
+	if (r->chunk & (r->chunk - 1) || r->chunk < BLOCK)
+		return fail(m, "--bitmap-chunk must be a power of two of at least 4K");
+	if ((r->size - 1) / r->chunk >= REGIONS)
+		return fail(m, "a larger --bitmap-chunk is needed");
 	return getrandom(r->uuid, sizeof(r->uuid), 0) < 0 ? -errno : 0;
 }
 
-/* Why a leg that has the record s cannot be taken; NULL: it can. best: of the latest events. */
-static const char *why_not(const struct mirror *m, const struct record *s,
-			   const struct record *best)
+/* Why leg b, with the record s or none, cannot be taken; NULL: it can. */
+static const char *why_not(const struct mirror *m, const struct backing *b, const struct record *s)
 {
-	bool active = best->active >> s->slot & 1;
+	const struct record *best = &m->rec;
+	bool out = s && !(best->active >> s->slot & 1);
 
-	if (!s->events)
-		return m->create || m->rebuild ? NULL
-					       : "is not a leg of the mirror: give --rebuild to "
-						 "make it one (what it holds is lost)";
-	if (m->create)
+	if (!s && !m->create && !m->rebuild)
+		return "is not a leg of the mirror: give --rebuild to add it, its data is lost";
+	if (s && m->create)
 		return "is a leg of a mirror already: erase its first 8K to use it for a new one";
-	if (memcmp(s->uuid, best->uuid, sizeof(s->uuid)) != 0)
+	if (s && memcmp(s->uuid, best->uuid, sizeof(s->uuid)) != 0)
 		return "belongs to another mirror than the rest";
-	if (s->slot >= best->slots || s->id[s->slot] != best->id[s->slot])
+	if (s && (s->slot >= best->slots || s->id[s->slot] != best->id[s->slot]))
 		return "has been replaced in this mirror: erase its first 8K to use it again";
-	if (m->leg[s->slot])
+	if (s && m->leg[s->slot])
 		return "is the same leg of the mirror as another: one is a copy";
 	/* Fewer events and not out: the last record had not come to it yet. */
-	if (s->in_sync >> s->slot & 1 && !(s->active >> best->slot & 1) &&
-	    (!active || s->events == best->events))
+	if (s && s->in_sync >> s->slot & 1 && !(s->active >> best->slot & 1) &&
+	    (out || s->events == best->events))
 		return "and another leg were each written to without the other: leave one out, or "
 		       "erase its first 8K and --rebuild it";
-	if (!active && !m->rebuild)
-		return "is stale, the mirror was written to without it: leave it out, or give "
-		       "--rebuild to copy to it what it lacks";
-	return NULL;
+	if (out && !m->rebuild)
+		return "is stale, the mirror was used without it: leave it out, or give --rebuild";
+	return b->size < DATA_BEGIN + best->size ? "is too small for a leg of this mirror" : NULL;
 }
 
 /* The nth leg, by name. One that is new gets the first slot that is free. */
-static int take(struct mirror *m, unsigned n, const struct record *best)
+static int take(struct mirror *m, unsigned n, const struct record *s)
 {
 	struct backing *b = &m->legs.leg[n];
-	const struct record *s = &m->out[n];
-	unsigned slot = s->events ? s->slot : (unsigned)__builtin_ctz(~m->here);
-	const char *why = why_not(m, s, best);
+	const char *why = why_not(m, b, s);
+	unsigned slot = s ? s->slot : (unsigned)__builtin_ctz(~m->here);
 
-	if (!why && b->size < DATA_BEGIN + m->rec.size)
-		why = "is too small for a leg of this mirror";
 	if (why)
 		return fail(m, "%s %s", b->path, why);
 	b->start = DATA_BEGIN;
 	b->size = m->rec.size;
 	m->leg[slot] = b;
-	m->place[slot] = (uint8_t)s->place;
 	m->here |= 1u << slot;
 	m->rec.active |= 1u << slot;
-	if (s->events)
+	if (s) {
+		m->buf->out[slot] = *s;
 		return 0;
+	}
+	/* Whatever it holds, and whoever had the slot. */
+	memset(m->rec.map, 0xff, sizeof(m->rec.map));
 	m->rec.in_sync &= ~(1u << slot);
 	m->rec.in_sync |= (unsigned)m->create << slot;
 	m->rec.slots = slot < m->rec.slots ? m->rec.slots : slot + 1;
@@ -225,45 +197,43 @@ static int leave_out_missing(struct mirror *m)
 	if (!m->rec.in_sync)
 		return fail(m, "no leg that is up to date is among those named");
 	if (missing && !m->degraded)
-		return fail(m,
-			    "leg %d of the mirror's %u is missing: name it as well, or give "
-			    "--degraded to go on without it",
+		return fail(m, "leg %d of the mirror's %u is missing: name it or give --degraded",
 			    __builtin_ctz(missing), m->rec.slots);
 	return 0;
 }
 
 int assemble(struct mirror *m)
 {
-	const struct record *best = m->out;
-	bool fresh = false;
+	const struct record *found[MIRROR_LEGS] = {0}, *best = NULL;
+	unsigned count = m->legs.count;
 	int ret = 0;
 
-	memset(m->out, 0, MIRROR_LEGS * sizeof(*m->out));
-	for (unsigned n = 0; n < m->legs.count && !ret; n++) {
-		ret = read_record(m, n);
-		best = m->out[n].events > best->events ? &m->out[n] : best;
-		fresh = fresh || !m->out[n].events;
+	memset(m->buf, 0, sizeof(*m->buf));
+	for (unsigned n = 0; n < count && !ret; n++) {
+		ret = read_record(m, n, &found[n]);
+		if (found[n] && (!best || found[n]->events > best->events))
+			best = found[n];
 	}
-	m->rec = *best;
 	if (!ret && m->create)
 		ret = make(m);
-	else if (!ret && !best->events)
+	else if (!ret && !best)
 		ret = fail(m, "there is no mirror on %s%s: give --create to make one",
-			   m->legs.leg[0].path, m->legs.count > 1 ? " and the others" : "");
+			   m->legs.leg[0].path, count > 1 ? " and the others" : "");
+	else if (!ret)
+		m->rec = *best;
 	/* Those without a record take what the others leave. */
-	for (unsigned k = 0; k < 2 * m->legs.count && !ret; k++)
-		if ((k < m->legs.count) == (m->out[k % m->legs.count].events != 0))
-			ret = take(m, k % m->legs.count, best);
+	for (unsigned k = 0; k < 2 * count && !ret; k++)
+		if ((k < count) == (found[k % count] != NULL))
+			ret = take(m, k % count, found[k % count]);
 	ret = ret ?: leave_out_missing(m);
 	if (ret)
 		return ret;
 	/* What the bits ask for. After a crash a leg is better by its place only. */
 	m->regions = (m->rec.size - 1) / m->rec.chunk + 1;
-	m->region = calloc(m->regions, sizeof(*m->region));
-	for (uint64_t r = 0; m->region && r < m->regions; r++)
-		if (fresh || m->rec.map[r / 8] >> r % 8 & 1)
+	for (uint64_t r = 0; r < m->regions; r++)
+		if (m->rec.map[r / 8] >> r % 8 & 1)
 			region_mark(m, r, true);
 	m->differ = m->nr_sync;
 	m->changed++;
-	return m->region ? 0 : -ENOMEM;
+	return 0;
 }

@@ -6,24 +6,14 @@
 #define _GNU_SOURCE
 #include "mirror.h"
 
-#include <time.h>
-
 #define MS 1000000ull
 #define TICK (50 * MS)	  /* how soon the end of the queue is noticed */
 #define PAUSE (1000 * MS) /* after an error */
 #define RETRY_MAX 6	  /* doublings of --retry */
 
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 * MS + (uint64_t)ts.tv_nsec;
-}
-
 static void wait_until(struct ubd_queue *q, uint64_t when)
 {
-	for (uint64_t t = now(); t < when && !ubd_queue_stopping(q); t = now())
+	for (uint64_t t = ubd_now(); t < when && !ubd_queue_stopping(q); t = ubd_now())
 		ubd_sleep(q, when - t < TICK ? when - t : TICK);
 }
 
@@ -32,32 +22,40 @@ static void wait_until(struct ubd_queue *q, uint64_t when)
 /* One piece, from where the last one ended. A region that cannot be read is left for later. */
 static void copy_next(struct ubd_queue *q, struct mirror *m)
 {
-	uint64_t begin = now(), chunk = m->rec.chunk, end;
-	struct ubd_io io = {.queue = q, .op = MIRROR_COPY};
-	int ret;
+	uint64_t begin = ubd_now(), chunk = m->rec.chunk, end;
+	struct ubd_io io = {.queue = q, .op = MIRROR_FETCH};
+	struct region *r;
+	int ret = 0;
 
 	ubd_mutex_lock(q, &m->lock);
 	while (m->pos >= m->rec.size || !m->region[m->pos / chunk].sync)
 		m->pos = m->pos < m->rec.size ? (m->pos / chunk + 1) * chunk : 0;
+	r = &m->region[m->pos / chunk];
 	end = (m->pos / chunk + 1) * chunk;
 	end = end < m->rec.size ? end : m->rec.size;
 	io.offset = m->pos;
 	io.length = (uint32_t)(end - m->pos < PIECE ? end - m->pos : PIECE);
 	m->pos += io.length;
+	m->copying = r;
+	while (r->writers)
+		ubd_cond_wait(q, &m->turn, &m->lock);
 	ubd_mutex_unlock(q, &m->lock);
 	/* Or there is nobody to copy to. */
-	ret = m->rec.active & (m->rec.active - 1) ? mirror_write(&io, m) : 0;
+	if (m->rec.active & (m->rec.active - 1))
+		ret = commit(q, m, r->since) ?: mirror_copy(&io, m) ?: commit(q, m, m->dropped);
 	ubd_mutex_lock(q, &m->lock);
+	m->copying = NULL;
+	ubd_cond_wake_all(q, &m->turn);
 	/* Unless a leg came meanwhile, or a write failed: then it begins anew, at 0. */
-	if (m->pos == io.offset + io.length && ret < 0) {
+	if (m->pos == io.offset + io.length && ret) {
 		m->pos = end;
-	} else if (m->pos == end && ret >= 0) {
-		m->region[io.offset / chunk].sync = false;
+	} else if (m->pos == end && !ret) {
+		r->sync = false;
 		if (!--m->nr_sync)
 			m->differ = false;
 	}
 	ubd_mutex_unlock(q, &m->lock);
-	wait_until(q, begin + (ret < 0 ? PAUSE : m->rate ? io.length * 1000 * MS / m->rate : 0));
+	wait_until(q, begin + (ret ? PAUSE : m->rate ? io.length * MS * 1000 / m->rate : 0));
 }
 
 /* ---- Settling ------------------------------------------------------------------------------ */
@@ -68,13 +66,16 @@ static bool to_clean(const struct mirror *m)
 	return m->nr_dirty > m->nr_sync && m->rec.active == (1u << m->rec.slots) - 1;
 }
 
-int settle(struct ubd_queue *q, struct mirror *m, uint32_t round)
+/*
+ * Flush: then regions that nobody has written to since the last time are clean, and legs to which
+ * all has been copied are in sync.
+ */
+static int settle(struct ubd_queue *q, struct mirror *m)
 {
 	unsigned done = m->rec.active;
-	int ret;
+	uint32_t round = m->round++;
+	int ret = mirror_write(&(struct ubd_io){.queue = q, .op = UBD_FLUSH}, m);
 
-	m->round++;
-	ret = mirror_write(&(struct ubd_io){.queue = q, .op = UBD_FLUSH}, m);
 	if (ret)
 		return ret;
 	ubd_mutex_lock(q, &m->lock);
@@ -127,7 +128,7 @@ static void take_back(struct ubd_queue *q, struct mirror *m)
 /* When to do something that is due so many ms after it was wanted first; 0: it is not. */
 static uint64_t due(uint64_t when, bool wanted, uint64_t ms)
 {
-	return !wanted ? 0 : when ? when : now() + ms * MS;
+	return !wanted ? 0 : when ? when : ubd_now() + ms * MS;
 }
 
 void mirror_worker(struct ubd_queue *q, void *self)
@@ -144,22 +145,24 @@ void mirror_worker(struct ubd_queue *q, void *self)
 		    !ubd_queue_stopping(q))
 			ubd_cond_wait(q, &m->work, &m->lock);
 		ubd_mutex_unlock(q, &m->lock);
-		if (retry && now() >= retry) {
+		if (retry && ubd_now() >= retry) {
 			tries += tries < RETRY_MAX;
 			retry = 0;
 			take_back(q, m);
-		} else if (cleaning && now() >= cleaning) {
+		} else if (cleaning && ubd_now() >= cleaning) {
 			cleaning = 0;
-			settle(q, m, m->round);
+			settle(q, m);
 		} else if (m->nr_sync) {
 			copy_next(q, m);
-		} else if (m->rec.active != m->rec.in_sync) {
-			if (settle(q, m, 0))
-				wait_until(q, now() + PAUSE);
-			else
-				tries = 0;
-		} else if (retry || cleaning) {
-			ubd_sleep(q, TICK);
+		} else if (m->rec.active == m->rec.in_sync) {
+			wait_until(q, ubd_now() + TICK);
+		} else if (settle(q, m)) {
+			wait_until(q, ubd_now() + PAUSE);
+		} else {
+			tries = 0;
 		}
 	}
+	/* What has been written is at rest. */
+	m->round++;
+	settle(q, m);
 }

@@ -8,10 +8,8 @@
 #define PIECES 32 /* of a request, under way together */
 
 struct stripe {
-	struct ubd_list paths;
-	uint64_t chunk;
-	int direct;
 	struct legs legs;
+	uint64_t chunk;
 };
 
 /* The legs give alike, whole chunks; 0 or -errno. */
@@ -41,8 +39,7 @@ static int stripe_open(struct ubd_device *dev, void *self)
 	struct stripe *s = self;
 	struct ubd_limits *l = ubd_device_limits(dev);
 	uint64_t row;
-	int ret = legs_open(&s->legs, dev,
-			    &(struct legs_request){.paths = &s->paths, .direct = s->direct});
+	int ret = legs_open(&s->legs, dev, NULL, NULL);
 
 	if (ret)
 		return ret;
@@ -113,13 +110,9 @@ static int stripe_handle(struct ubd_io *io, void *self)
 }
 
 static const struct ubd_option stripe_options[] = {
-	{"leg", UBD_PATHS, offsetof(struct stripe, paths), "files or block devices",
-	 .required = true, .positional = true},
+	LEGS_OPTIONS(struct stripe, legs),
 	{"chunk", UBD_SIZE, offsetof(struct stripe, chunk),
 	 "bytes before it is the next leg's turn", .fallback = "64K", .min = 4096, .max = 64 << 20},
-	{"direct", UBD_CHOICE, offsetof(struct stripe, direct),
-	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
-	 .choices = "auto|on|off"},
 	{0},
 };
 

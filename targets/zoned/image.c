@@ -18,9 +18,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #define MAGIC 0x31656e6f7a646275ull /* "ubdzone1": the 1 is the version */
 #define COPY (ZONE_DATA_START / 2)
@@ -54,21 +52,10 @@ static int check_geometry(struct zoned *z)
 
 /* ---- The copies ---------------------------------------------------------------------------- */
 
-static uint32_t checksum(const struct zone_state *s)
-{
-	return (uint32_t)crc32(0, (const void *)&s->len, s->len - offsetof(struct zone_state, len));
-}
-
-/* Write the durable state over the older copy: if that is torn, the other one counts. */
+/* Over the older copy: if that is torn, the other one counts. */
 static int write_copy(struct zoned *z)
 {
-	struct iovec iov = {.iov_base = z->durable, .iov_len = z->durable->len};
-	off_t pos = (off_t)(++z->durable->sequence % 2 * COPY);
-	ssize_t n;
-
-	z->durable->crc = checksum(z->durable);
-	n = pwritev2(z->b.fd, &iov, 1, pos, RWF_DSYNC);
-	return n < 0 ? -errno : n == z->durable->len ? 0 : -EIO;
+	return copies_store(NULL, z->b.fd, &z->durable->copy, COPY);
 }
 
 /* First what to tell, then the data that it tells of, then the telling. */
@@ -126,10 +113,10 @@ static int map_state(struct zoned *z)
 			return -ENOMEM;
 		fd = open(z->live_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		/* Its space is taken now: a full file system must not show at a store. */
-		if (fd < 0 || (errno = posix_fallocate(fd, 0, z->durable->len)))
+		if (fd < 0 || (errno = posix_fallocate(fd, 0, z->durable->copy.len)))
 			ret = fail(z, -errno, "cannot make %s: %s", z->live_path, strerror(errno));
 	}
-	z->state = mmap(NULL, z->durable->len, PROT_READ | PROT_WRITE,
+	z->state = mmap(NULL, z->durable->copy.len, PROT_READ | PROT_WRITE,
 			fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
 	if (fd >= 0)
 		close(fd);
@@ -145,19 +132,19 @@ static int load_words(struct zoned *z)
 
 	if (fd >= 0)
 		close(fd);
-	id.sequence = id.crc = 0;
+	id.copy.sequence = id.copy.crc = 0;
 	if (!ret && known && id.session && !memcmp(z->state, &id, sizeof(id)))
 		return zones_load(z, z->state->words, true);
 	if (ret || getrandom(&id.session, 8, 0) != 8)
 		return ret ?: -EIO;
-	z->state->magic = 0;
+	z->state->copy.magic = 0;
 	ret = zones_load(z, z->durable->words, false);
 	/* From now on no earlier live file counts, wherever it is. */
 	z->durable->session = id.session;
 	if (!ret && z->live_path)
 		ret = write_copy(z);
-	memcpy(&z->state->crc, &id.crc, sizeof(id) - sizeof(id.magic));
-	__atomic_store_n(&z->state->magic, MAGIC, __ATOMIC_RELEASE);
+	memcpy(&z->state->copy.crc, &id.copy.crc, sizeof(id) - sizeof(id.copy.magic));
+	__atomic_store_n(&z->state->copy.magic, MAGIC, __ATOMIC_RELEASE);
 	return ret;
 }
 
@@ -173,8 +160,8 @@ static int format(struct zoned *z)
 	if (!z->b.is_block && (ftruncate(z->b.fd, 0) || ftruncate(z->b.fd, (off_t)need)))
 		return -errno;
 	z->durable = z->copies;
-	z->durable->magic = MAGIC;
-	z->durable->len = (uint32_t)LEN(z->nr_zones);
+	z->durable->copy.magic = MAGIC;
+	z->durable->copy.len = (uint32_t)LEN(z->nr_zones);
 	z->durable->geo = z->geo;
 	for (uint32_t i = (uint32_t)z->geo.conventional; i < z->nr_zones; i++)
 		z->durable->words[i] = BLK_ZONE_COND_EMPTY;
@@ -186,15 +173,9 @@ static int load(struct zoned *z)
 {
 	const uint64_t *given = (uint64_t *)&z->geo;
 
-	if (pread(z->b.fd, z->copies, ZONE_DATA_START, 0) < 0)
+	z->durable = copies_load(z->b.fd, z->copies, COPY, MAGIC);
+	if (errno)
 		return -errno;
-	for (unsigned i = 0; i < 2; i++) {
-		struct zone_state *s = (void *)((char *)z->copies + i * COPY);
-
-		if (s->magic == MAGIC && s->len >= sizeof(*s) && s->len <= COPY &&
-		    s->crc == checksum(s) && (!z->durable || s->sequence > z->durable->sequence))
-			z->durable = s;
-	}
 	if (!z->durable)
 		return fail(z, -EINVAL, "%s is no good image: --format makes it one", z->file);
 	for (unsigned i = 0; i < sizeof(z->geo) / 8; i++)
@@ -202,7 +183,7 @@ static int load(struct zoned *z)
 			return fail(z, -EINVAL, "%s was made with other sizes: leave them out",
 				    z->file);
 	z->geo = z->durable->geo;
-	if (check_geometry(z) || z->durable->len != LEN(z->nr_zones) ||
+	if (check_geometry(z) || z->durable->copy.len != LEN(z->nr_zones) ||
 	    z->b.size < ZONE_DATA_START + z->geo.size)
 		return fail(z, -EINVAL, "%s has been cut short", z->file);
 	return 0;
@@ -270,7 +251,7 @@ void image_close(struct ubd_device *dev, void *self)
 	if (z->live_path)
 		unlink(z->live_path);
 	if (z->state && z->state != MAP_FAILED)
-		munmap(z->state, z->durable->len);
+		munmap(z->state, z->durable->copy.len);
 	if (z->map && z->map != MAP_FAILED)
 		munmap(z->map, z->geo.size);
 	free(z->live_path);

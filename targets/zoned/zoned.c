@@ -148,6 +148,5 @@ static const struct ubd_option zoned_options[] = {
 
 const struct ubd_target target_zoned = {
 	.api = UBD_TARGET_API, .name = "zoned", .summary = "an emulated host-managed zoned device",
-	.options = zoned_options, .size = sizeof(struct zoned),
-	.open = zoned_open, .close = image_close, .handle = zoned_handle,
+	.options = zoned_options, .size = sizeof(struct zoned), .open = zoned_open, .close = image_close, .handle = zoned_handle,
 };

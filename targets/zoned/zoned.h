@@ -19,6 +19,7 @@
 #include <pthread.h>
 
 #include "../backing/backing.h"
+#include "../backing/copies.h"
 
 #define ZONE_BLOCK 4096u	   /* the logical block */
 #define ZONE_DATA_START (2u << 20) /* in the file; before it the two copies of the states */
@@ -33,10 +34,8 @@ struct zone_geometry {
 
 /* In the file, twice, and in the live file: docs/zoned.md. */
 struct zone_state {
-	uint64_t magic;
-	uint32_t crc, len; /* of all from .len on; bytes of all */
-	uint64_t sequence; /* the newer of the two counts */
-	uint64_t session;  /* whose live file counts */
+	struct copy copy;
+	uint64_t session; /* whose live file counts */
 	struct zone_geometry geo;
 	char boot[40];	  /* live file: the boot that it is of */
 	uint64_t words[]; /* of conventional zones 0 */

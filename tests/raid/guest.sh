@@ -58,7 +58,7 @@ in_sync() {
 	sleep 1.1
 	while [ "$(status regions_to_copy)" != 0 ] || status leg_0 | grep -v "in sync" || status leg_1 | grep -v "in sync"; do
 		tries=$((tries + 1))
-		[ $tries -lt 60 ]
+		[ $tries -lt 180 ]
 		sleep 0.5
 	done
 }
@@ -142,14 +142,6 @@ discards() { # TARGET
 	ubd del "$id"
 }
 
-refused() { # PATTERN OPTION...
-	pattern=$1
-	shift
-	fails ubd add "$@" 2>"$scratch/err"
-	cat "$scratch/err"
-	[ "$(wc -l <"$scratch/err")" -eq 1 ] && grep -q "$pattern" "$scratch/err"
-}
-
 refusals() {
 	legs 8M 8M
 	add loop "$scratch/leg1"
@@ -193,16 +185,19 @@ unmap() {
 	losetup -d "$back"
 }
 
+leg_1_is() {
+	status leg_1 | grep "$1"
+}
+
 # A leg that fails under load, and its return.
 failing() {
 	mapped_mirror
 	fio --output="$scratch/fio" --name=verify --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
 		--iodepth=8 --size=24m --time_based --runtime=5 --verify=crc32c --verify_fatal=1 --verify_state_save=0 &
 	load=$!
-	sleep 1
+	under_load
 	leg_becomes error
-	sleep 2.5
-	status leg_1 | grep "out\|rebuilding"
+	within 10 leg_1_is "out\|rebuilding"
 	leg_becomes "linear $back 0"
 	wait $load
 	in_sync
@@ -223,8 +218,7 @@ unreadable() { # WAY
 	status leg_1 | grep "in sync"
 	dd if="$dev" bs=64k skip=8 count=376 iflag=direct status=none >>"$scratch/copy"
 	cmp "$scratch/copy" "$scratch/some"
-	sleep 1.1
-	status leg_1 | grep out
+	within 10 leg_1_is out
 	leg_becomes "linear $back 0"
 	in_sync
 	unmap
@@ -239,9 +233,9 @@ killed() {
 	dd if=/dev/urandom of="$scratch/some" bs=1M count=8 status=none
 	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
 	fio --output="$scratch/fio" --name=w --filename="$dev" --ioengine=io_uring --direct=1 --rw=randwrite --bs=16k \
-		--iodepth=8 --offset=8m --size=24m --time_based --runtime=30 >/dev/null 2>&1 &
+		--iodepth=8 --offset=8m --size=24m --time_based --runtime=30 --allow_file_create=0 >/dev/null 2>&1 &
 	load=$!
-	sleep 1
+	under_load
 	kill -9 "$(pgrep -x ubd)"
 	timeout 60 ubd del "$id" --force || timeout 60 ubd del "$id"
 	wait $load || true

@@ -182,15 +182,6 @@ btrfs() { # WAY FILE
 	rm -f "$image"
 }
 
-refused() { # PATTERN OPTION...
-	pattern=$1
-	shift
-	fails ubd add "$@" 2>"$scratch/err"
-	cat "$scratch/err"
-	[ "$(wc -l <"$scratch/err")" -eq 1 ]
-	grep -q "$pattern" "$scratch/err"
-}
-
 only=${1:-*}
 case_() {
 	# shellcheck disable=SC2254 # a pattern
