@@ -83,6 +83,8 @@ for round in 1 2 3; do
 	check "under load: killed ($round)" killed 1
 	same "under load: recovered ($round)" "$("$ubd" recover 1)" /dev/ublkb1
 done
+kill -9 "$(server_of 1)"
+same "under load: recovered before anybody has noticed" "$("$ubd" recover 1)" /dev/ublkb1
 wait $writer
 same "the writer noticed nothing" $? 0
 check "all it wrote is in the file" cmp data disk.img

@@ -11,7 +11,7 @@ refused_twice() {
 	local name=$1 regex=$2
 	shift 2
 	refused "$name" 1 "$regex" "$ubd" add "$@"
-	refused "$name, in the foreground" 1 "$regex" timeout 20 "$ubd" add -f "$@"
+	refused "$name, in the foreground" 1 "$regex" timeout 60 "$ubd" add -f "$@"
 }
 
 truncate -s 1M good.img

@@ -10,8 +10,7 @@ if ! [ -f "$page" ]; then
 fi
 
 extract() {
-	# The first block of C.
-	sed -n '/^```c$/,/^```$/p' "$page" | sed '/^```$/,$d; 1d' >"$scratch/hello.c"
+	"$top/tests/lib/example" >"$scratch/hello.c"
 	grep -q UBD_PLUGIN "$scratch/hello.c"
 }
 

@@ -24,6 +24,29 @@ add() {
 	id=${dev#/dev/ublkb}
 }
 
+# refused PATTERN ARGUMENT...: `ubd add` fails with one sentence, that it had to wait aside.
+refused() {
+	pattern=$1
+	shift
+	fails ubd add "$@" 2>"$scratch/err"
+	cat "$scratch/err"
+	[ "$(grep -vc '^ubd: waiting for ' "$scratch/err")" -eq 1 ]
+	grep -q "$pattern" "$scratch/err"
+}
+
+# Waits until somebody who has just begun writes to the disk.
+under_load() {
+	within 20 written_since "$(writes)"
+}
+
+writes() {
+	awk '{ print $5 }' "/sys/block/ublkb$id/stat"
+}
+
+written_since() {
+	[ "$(writes)" -gt "$1" ]
+}
+
 # The disk's attribute.
 queue() {
 	cat "/sys/block/ublkb$id/queue/$1"
