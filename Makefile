@@ -15,7 +15,7 @@ ONLY ?=
 BUILD_PACKAGES = gcc meson ninja-build pkg-config libc6-dev liburing-dev libjson-c-dev \
 	libnbd-dev zlib1g-dev libzstd-dev
 TEST_PACKAGES = clang clang-format libclang-rt-14-dev python3 fio e2fsprogs xfsprogs btrfs-progs \
-	fdisk nbdkit qemu-utils mandoc git udev
+	fdisk iproute2 nbdkit qemu-utils mandoc git udev
 
 .PHONY: all build setup setup-build setup-test demo test check bench driver conform check-targets \
 	check-zero-copy check-driver selftests install format clean help
@@ -50,7 +50,7 @@ check: build setup-test
 	@tests/run
 
 bench: build setup-test
-	@$(if $(filter nbd raid qcow2,$(ONLY)),tests/$(ONLY)/bench,$(if $(filter zero-copy,$(ONLY)),bench/zero-copy --plot docs, \
+	@$(if $(filter nbd raid qcow2,$(ONLY)),tests/$(ONLY)/bench,$(if $(filter zero-copy,$(ONLY)),bench/zero-copy --plot docs/plots, \
 		bench/run $(if $(ONLY),--only $(ONLY))))
 
 driver:

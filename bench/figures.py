@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import sys
 
+from plot import short
+
 TOP = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 MEASURES = {True: "I/Os per 10^9 instructions of the guest", False: "I/Os per second by the clock (median of interleaved rounds)"}
 
@@ -58,10 +60,6 @@ def collect(kernel, driver, cases, icount, sizes, patterns, rounds):
 
 def iops(results, case, pattern, size):
     return statistics.median(r["iops"] for r in results[case, pattern, size])
-
-
-def short(value):
-    return f"{value / 1000:.1f}k" if value >= 10000 else f"{value / 1000:.2f}k"
 
 
 def table(title, results, reference):
