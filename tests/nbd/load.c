@@ -7,7 +7,8 @@
  *        [-p PERCENT] TARGET [NAME=VALUE]...
  *
  * -e: errors are no failure, wrong data is; -w: no trim and zero; -p: part of reads. Exit status: 0
- * good, 1 wrong data or errors, 2 the target did not start.
+ * good, 1 wrong data or errors, 2 the target did not start. SIGTERM ends the load before its time,
+ * reading back what was written as always.
  */
 #include "../lib/random.h"
 
@@ -17,6 +18,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +44,7 @@ static unsigned threads = 8, max_io = 128 << 10, reads = 45;
 static uint64_t max_ops, seconds = 5, total;
 static bool allow_errors, writes_only;
 static struct timespec begin;
+static atomic_bool told_to_end;
 
 static uint64_t word(uint64_t block, uint32_t generation, unsigned i)
 {
@@ -117,6 +120,8 @@ static bool over(const struct worker *w)
 {
 	struct timespec now;
 
+	if (told_to_end)
+		return true;
 	if (max_ops)
 		return w->ops >= max_ops / threads;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -188,12 +193,20 @@ static void notice(void *arg, const char *line)
 	fflush(stdout);
 }
 
+static void on_sigterm(int sig)
+{
+	(void)sig;
+	told_to_end = true;
+}
+
 static int run(void)
 {
 	struct worker *workers = calloc(threads, sizeof(*workers));
 	uint64_t blocks = ubd_device_size(dev) / BLOCK / threads, ops = 0, errors = 0, wrong = 0;
 	struct timespec end;
 
+	signal(SIGTERM, on_sigterm);
+	notice(NULL, "begun");
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (unsigned i = 0; i < threads; i++) {
 		struct worker *w = &workers[i];
