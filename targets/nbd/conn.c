@@ -216,14 +216,19 @@ int conn_request(struct conn *c, struct req *r)
 		while (!c->up && !expired(c, r))
 			ubd_cond_wait(c->q, &c->change, NULL);
 		r->result = c->up ? REQ_LOST : -ETIMEDOUT;
-		if (c->up && c->link.tls)
-			tls_send(c, r);
-		else if (c->up)
-			plain_send(c, r);
+		if (c->up)
+			(c->link.tls ? tls_send : plain_send)(c, r);
 		while (r->result == REQ_DUE)
 			ubd_cond_wait(c->q, &r->settled, NULL);
 	} while (r->result == REQ_LOST);
 	c->requests--;
+	/*
+	 * The server may not be done with what a lost connection brought it, and nothing stops it.
+	 * So nobody is told of a write that was sent twice, and writes there anew, before it is.
+	 */
+	for (uint64_t end = c->down_since + c->nbd->linger * 1000;
+	     r->on.cmd && r->born <= c->down_since && link_now() < end;)
+		ubd_sleep(c->q, (end - link_now()) * 1000000);
 	return r->result;
 }
 

@@ -28,6 +28,7 @@ struct nbd {
 	uint64_t connections;
 	uint64_t timeout; /* s, of a request, resending included; 0: none */
 	uint64_t stall;	  /* s, of a server that owes replies and sends nothing; 0: none */
+	uint64_t linger;  /* s, after which a server is done with a lost connection's requests */
 	int zero;
 	bool no_trim;
 

@@ -216,6 +216,8 @@ static const struct ubd_option nbd_options[] = {
 	 .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'},
 	{"stall", UBD_UINT, AT(stall), "seconds of silence while replies are due before connecting anew; 0: no limit",
 	 .metavar = "SECONDS", .fallback = "30", .max = 86400},
+	{"linger", UBD_UINT, AT(linger), "seconds that the server may go on with what a lost connection brought it",
+	 .metavar = "SECONDS", .fallback = "1", .max = 3600},
 	{"zero", UBD_CHOICE, AT(zero), "write-zeroes requests: on; fast: the kernel writes where the server would; off",
 	 .fallback = "on", .choices = "on|fast|off"},
 	{"no-trim", UBD_BOOL, AT(no_trim), "pass no discards on"},
