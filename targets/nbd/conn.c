@@ -181,8 +181,6 @@ static void run(struct ubd_queue *q, void *arg)
 	struct conn *c = arg;
 
 	for (bool there = true; !c->closing;) {
-		bool first = there;
-
 		if (there) {
 			c->last_heard = link_now();
 			c->up = true;
@@ -196,7 +194,7 @@ static void run(struct ubd_queue *q, void *arg)
 		for (uint64_t end = link_now() + c->pause; link_now() < end && !c->closing;)
 			ubd_sleep(q, FIRST_PAUSE_MS * 1000000);
 		c->pause = MIN(c->pause * 2, LONGEST_PAUSE_MS);
-		there = !c->closing && reconnect(c, first);
+		there = !c->closing && reconnect(c, there);
 	}
 	/* Connected at the last moment. */
 	link_close(&c->link);

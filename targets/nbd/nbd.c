@@ -137,6 +137,9 @@ static int nbd_queue_open(struct ubd_queue *q, void *self)
 	struct nbd *n = self;
 	int ret = 0;
 
+	/* The dead server's connections are lost as well. */
+	if (ubd_device_takes_over(n->dev))
+		ubd_sleep(q, n->linger * 1000000000);
 	for (unsigned i = ubd_queue_index(q); i < n->nr_conns && !ret;
 	     i += ubd_device_queues(n->dev))
 		ret = conn_start(&n->conns[i], n, q);
@@ -194,10 +197,8 @@ static int nbd_handle(struct ubd_io *io, void *self)
 {
 	struct nbd *n = self;
 	struct req r = {.io = io};
-	int ret = translate(n, io, &r.on);
+	int ret = translate(n, io, &r.on) ?: conn_request(choose(n, io), &r);
 
-	if (!ret)
-		ret = conn_request(choose(n, io), &r);
 	return ret ? ret : (int)io->length;
 }
 

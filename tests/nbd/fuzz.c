@@ -321,8 +321,7 @@ int main(int argc, char **argv)
 	dev = ubd_device_new(ubd_target_find("nbd", &why), &config);
 	if (ubd_device_set_option(dev, "host", "fuzz") ||
 	    ubd_device_set_option(dev, "connections", CONNECTIONS) ||
-	    ubd_device_set_option(dev, "stall", "1") ||
-	    ubd_device_set_option(dev, "linger", "0") ||
+	    ubd_device_set_option(dev, "stall", "1") || ubd_device_set_option(dev, "linger", "0") ||
 	    ubd_device_set_option(dev, "timeout", "10") || ubd_local_start(dev)) {
 		printf("not ok 1 - %s\n", ubd_device_error(dev));
 		return 1;

@@ -94,6 +94,24 @@ dies() { # SERVER WAY
 	ubd del "$id"
 }
 
+# Our own server dies, and others go on with its I/O.
+recovered() {
+	rm -f "$scratch/image"
+	truncate -s 32M "$scratch/image"
+	start_server nbdkit
+	add --queues 2 --recovery reissue nbd --unix "$scratch/s"
+	verify 2 5 &
+	load=$!
+	for _ in 1 2; do
+		sleep 0.5
+		kill -9 "$(pgrep -x ubd)"
+		within 10 sh -c "ubd list -n -o state | grep -q quiesced"
+		ubd recover "$id"
+	done
+	wait $load
+	ubd del "$id"
+}
+
 # Connections cut at any byte, in both directions. Now and then nbdkit dies of that: it comes back.
 keep_server() {
 	while :; do
@@ -146,6 +164,7 @@ check "TLS" data tls auto
 for kind in nbdkit tcp tls; do
 	check "killed and restarted under load, $kind" dies $kind auto
 done
+check "our server is killed, others go on with its I/O" recovered
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
 check "xfs" filesystem off "mkfs.xfs -q" "xfs_repair -n"
 check "a server that stays away: errors, and the device can be deleted" gone
