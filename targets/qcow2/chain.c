@@ -41,9 +41,7 @@ static void image_free(struct qc_image *img, bool clean)
 	free(img->cache.hash);
 	qc_file_close(&img->data_file);
 	qc_file_close(&img->file);
-	free(img->freed.items);
-	free(img->limbo.items);
-	free(img->leaving.items);
+	free(img->freed);
 	free(img->packed_data);
 	free(img->header);
 	free(img->backing_name);

@@ -63,7 +63,6 @@ struct batch {
 	struct qc_page **pages; /* by step, then by place */
 	uint8_t *copies;	/* in that order */
 	unsigned count;
-	struct qc_ranges freed; /* unmapped by this commit */
 };
 
 static int by_step_and_place(const void *a, const void *b)
@@ -71,21 +70,6 @@ static int by_step_and_place(const void *a, const void *b)
 	const struct qc_page *p = *(struct qc_page *const *)a, *o = *(struct qc_page *const *)b;
 
 	return COMPARE(p->now, o->now) ?: COMPARE(p->pos, o->pos);
-}
-
-static void move_ranges(struct qc_ranges *to, struct qc_ranges *from)
-{
-	struct qc_ranges all = *from;
-
-	*from = (struct qc_ranges){0};
-	if (!to->count) {
-		free(to->items);
-		*to = all;
-		return;
-	}
-	for (size_t i = 0; i < all.count; i++)
-		qc_ranges_add(to, all.items[i].first, all.items[i].count);
-	free(all.items);
 }
 
 /* Lock held: a copy of everything that has changed. */
@@ -111,7 +95,7 @@ static int collect(struct qc_image *img, struct batch *b)
 	qsort(b->pages, b->count, sizeof(*b->pages), by_step_and_place);
 	for (unsigned i = 0; i < b->count; i++)
 		memcpy(b->copies + i * page_size(img), b->pages[i]->data, page_size(img));
-	move_ranges(&b->freed, &img->freed);
+	img->sealed = img->nr_freed;
 	qc_journal_begin(img);
 	return 0;
 }
@@ -159,9 +143,9 @@ static void finish_batch(struct qc_image *img, struct batch *b, int ret, unsigne
 	}
 	if (!ret) {
 		img->commits_done = img->commits_begun;
+		img->limbo = img->sealed;
 		qc_journal_end(img);
 	}
-	move_ranges(ret ? &img->freed : &img->limbo, &b->freed);
 }
 
 /* ---- Free clusters ------------------------------------------------------------------------- */
@@ -209,25 +193,35 @@ static int release_range(struct qc_image *img, struct ubd_queue *q, const struct
  */
 static void release(struct qc_image *img, struct ubd_queue *q)
 {
-	struct qc_ranges ready = {0};
+	size_t ready = 0, done;
 	unsigned now;
+	int ret = 0;
 
 	pthread_mutex_lock(&img->lock);
 	now = atomic_load(&img->epoch) & 1;
 	if (!atomic_load(&img->inflight[img->leaving_epoch]))
-		move_ranges(&ready, &img->leaving);
-	if (!img->leaving.count && img->limbo.count && !atomic_load(&img->inflight[now ^ 1])) {
-		move_ranges(&img->leaving, &img->limbo);
+		ready = img->leaving;
+	if (ready == img->leaving && img->limbo > ready && !atomic_load(&img->inflight[now ^ 1])) {
+		img->leaving = img->limbo;
 		img->leaving_epoch = now;
 		atomic_store(&img->epoch, now ^ 1);
 		if (!atomic_load(&img->inflight[now]))
-			move_ranges(&ready, &img->leaving);
+			ready = img->leaving;
 	}
+	for (done = 0; done < ready && !ret; done++) {
+		struct qc_range r = img->freed[done];
+
+		pthread_mutex_unlock(&img->lock);
+		ret = release_range(img, q, &r);
+		pthread_mutex_lock(&img->lock);
+	}
+	img->nr_freed -= done;
+	img->sealed -= done;
+	img->limbo -= done;
+	img->leaving -= done;
+	if (done)
+		memmove(img->freed, img->freed + done, img->nr_freed * sizeof(*img->freed));
 	pthread_mutex_unlock(&img->lock);
-	for (size_t i = 0; i < ready.count; i++)
-		if (release_range(img, q, &ready.items[i]))
-			break;
-	free(ready.items);
 }
 
 /* ---- Commit -------------------------------------------------------------------------------- */

@@ -75,7 +75,7 @@ void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 
 	img->packed_seen += e->packed;
 	if (count)
-		qc_ranges_add(&img->freed, first, count);
+		qc_free(img, first, count);
 }
 
 /* ---- Tables -------------------------------------------------------------------------------- */
@@ -132,12 +132,12 @@ static int new_table(struct qc_image *img, uint64_t l1_pos, uint64_t from)
 	if (from || !zeroed)
 		ret = qc_meta_table(img, first << img->cluster_bits, from, STEP_MAP);
 	if (ret) {
-		qc_unalloc(img, first, 1);
+		qc_free(img, first, 1);
 		return ret;
 	}
 	put64(l1, first << img->cluster_bits | ENTRY_COPIED);
 	if (from)
-		qc_ranges_add(&img->freed, from >> img->cluster_bits, 1);
+		qc_free(img, from >> img->cluster_bits, 1);
 	return 0;
 }
 

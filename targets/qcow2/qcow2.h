@@ -86,11 +86,6 @@ struct qc_range {
 	uint64_t first, count; /* clusters */
 };
 
-struct qc_ranges {
-	struct qc_range *items;
-	size_t count;
-};
-
 /* Guest clusters whose mapping a request is changing. */
 struct qc_busy {
 	uint64_t first, count;
@@ -137,15 +132,19 @@ struct qc_image {
 	struct qc_need need; /* of the transaction under way */
 	struct qc_cache cache;
 	LIST_HEAD(, qc_busy) busy;
-	_Atomic bool broken;	  /* metadata found damaged: nothing is allocated any more */
-	_Atomic bool marked;	  /* the file says that it is in use (dirty bit) */
-	uint64_t hint;		  /* no free host cluster below */
-	uint64_t end_at_open;	  /* of the file, bytes */
-	uint64_t zero_from;	  /* clusters from here on were never written: they are zero */
-	uint64_t packed_seen;	  /* counts changes that may reuse compressed data's place */
-	struct qc_ranges freed;	  /* unmapped, by nothing durable yet */
-	struct qc_ranges limbo;	  /* unmapped for good; older requests may still look there */
-	struct qc_ranges leaving; /* the same, when the requests of one epoch have ended: */
+	_Atomic bool broken;  /* metadata found damaged: nothing is allocated any more */
+	_Atomic bool marked;  /* the file says that it is in use (dirty bit) */
+	uint64_t hint;	      /* no free host cluster below */
+	uint64_t end_at_open; /* of the file, bytes */
+	uint64_t zero_from;   /* clusters from here on were never written: they are zero */
+	uint64_t packed_seen; /* counts changes that may reuse compressed data's place */
+	/*
+	 * Unmapped clusters, the oldest first. Those before .leaving become free when the requests
+	 * of one epoch have ended, those before .limbo are unmapped for good, and those before
+	 * .sealed as soon as the commit under way is durable.
+	 */
+	struct qc_range *freed;
+	size_t nr_freed, sealed, limbo, leaving;
 	unsigned leaving_epoch;
 	_Atomic bool paused;	    /* requests wait at the door */
 	struct qc_journal *journal; /* mapped */
@@ -289,7 +288,7 @@ int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry
 void qc_entry_build(const struct qc_image *img, struct qc_entry *e);
 /* An entry's words to its place in a table. */
 void qc_entry_store(const struct qc_image *img, uint8_t *p, uint64_t word, uint64_t bits);
-/* Lock held: an entry's data is no longer mapped; free it after the next commit. */
+/* Lock held: an entry's data is no longer mapped. */
 void qc_entry_drop(struct qc_image *img, const struct qc_entry *e);
 /* Clusters of the image's file that an entry's data touches, from *first on; 0: none. */
 uint64_t qc_entry_clusters(const struct qc_image *img, const struct qc_entry *e, uint64_t *first);
@@ -320,13 +319,12 @@ int qc_ref_get(struct qc_image *img, uint64_t cluster, uint64_t *count);
 int qc_ref_set(struct qc_image *img, uint64_t cluster, uint64_t count);
 /* Lock held. Up to `want` free clusters in a row, their refcounts now 1. */
 int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *count, bool *zeroed);
-/* Lock held: clusters that nothing on disk points at: free at once. */
-void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count);
 /* In memory: entry i of a block. */
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value);
 /* With room for one more item, `count` of them there; NULL: no memory, they stay where they are. */
 void *qc_grow(void *items, size_t count, size_t size);
-void qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count);
+/* Lock held: clusters no longer mapped become free, some time after the next commit. */
+void qc_free(struct qc_image *img, uint64_t first, uint64_t count);
 /* Whether [pos, pos + len) meets the header or a top-level table. */
 bool qc_is_metadata(const struct qc_image *img, uint64_t pos, uint64_t len);
 /* Whether there can be a table or data at pos, as an entry says; if not, the image is damaged. */

@@ -434,7 +434,7 @@ static void adopt(struct qc_image *img, const uint8_t *header)
 	atomic_store(&img->broken, false);
 	qc_cache_drop(img);
 	/* Unmapped clusters: no longer counted, whatever they were. */
-	img->freed.count = img->limbo.count = img->leaving.count = 0;
+	img->nr_freed = img->sealed = img->limbo = img->leaving = 0;
 	img->hint = 0;
 	img->packed_seen++;
 	qc_journal_reset(img);
@@ -490,7 +490,7 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 				       "this driver cannot give a running device another size");
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
-	ret = img->cache.dirty || img->freed.count ? qc_commit_locked(img, q) : 0;
+	ret = qc_commit_locked(img, q);
 	ret = ret ?: make_room(&r) ?: take_stock(&r) ?: load_source(&r) ?: make_disk(&r);
 	ret = ret ?: write_snapshots(&r) ?: write_refcounts(&r) ?: switch_over(&r);
 	pthread_mutex_lock(&img->lock);

@@ -4,7 +4,7 @@
 
 #define NO_BLOCK 2
 
-/* ---- Ranges -------------------------------------------------------------------------------- */
+/* ---- Unmapped clusters --------------------------------------------------------------------- */
 
 void *qc_grow(void *items, size_t count, size_t size)
 {
@@ -12,20 +12,20 @@ void *qc_grow(void *items, size_t count, size_t size)
 }
 
 /* Out of memory only leaks the clusters: a check finds them. */
-void qc_ranges_add(struct qc_ranges *r, uint64_t first, uint64_t count)
+void qc_free(struct qc_image *img, uint64_t first, uint64_t count)
 {
-	struct qc_range *last = r->count ? &r->items[r->count - 1] : NULL;
-	void *items;
+	struct qc_range *last = img->nr_freed > img->sealed ? &img->freed[img->nr_freed - 1] : NULL;
+	void *more;
 
 	if (last && last->first + last->count == first) {
 		last->count += count;
 		return;
 	}
-	items = qc_grow(r->items, r->count, sizeof(*r->items));
-	if (!items)
+	more = qc_grow(img->freed, img->nr_freed, sizeof(*img->freed));
+	if (!more)
 		return;
-	r->items = items;
-	r->items[r->count++] = (struct qc_range){first, count};
+	img->freed = more;
+	img->freed[img->nr_freed++] = (struct qc_range){first, count};
 }
 
 /* ---- Entries of a block -------------------------------------------------------------------- */
@@ -161,7 +161,7 @@ static int is_free(struct qc_image *img, uint64_t cluster)
 	int ret = find_entry(img, cluster, &at);
 
 	if (ret || !at.page)
-		return ret ? ret : NO_BLOCK;
+		return ret ?: NO_BLOCK;
 	if (peek(at.page, img->refcount_bits, at.i))
 		return 0;
 	/* A refcount of 0 on what is plainly in use: never hand that out. */
@@ -177,7 +177,7 @@ static int need_room(struct qc_image *img, uint64_t end)
 	if (!img->file.b.is_block)
 		return -EAGAIN;
 	/* A disk does not grow, but a commit may free what has been unmapped. */
-	if (img->need.commits++ || !(img->freed.count + img->limbo.count + img->leaving.count))
+	if (img->need.commits++ || !img->nr_freed)
 		return -ENOSPC;
 	img->need.what = NEED_COMMIT;
 	return -EAGAIN;
@@ -231,12 +231,4 @@ int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *cou
 	img->hint = *first + n;
 	*count = n;
 	return 0;
-}
-
-void qc_unalloc(struct qc_image *img, uint64_t first, uint64_t count)
-{
-	for (uint64_t i = 0; i < count; i++)
-		if (qc_ref_set(img, first + i, 0) == -EAGAIN)
-			qc_ranges_add(&img->freed, first + i, 1);
-	img->hint = MIN(img->hint, first);
 }

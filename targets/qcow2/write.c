@@ -224,7 +224,7 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 	ret = ret ?: QC_TRANSACTION(img, q, map_run(img, r));
 	pthread_mutex_lock(&img->lock);
 	if (ret && r->taken)
-		qc_unalloc(img, r->host >> img->cluster_bits, r->count);
+		qc_free(img, r->host >> img->cluster_bits, r->count);
 	LIST_REMOVE(&r->busy, others);
 	qc_wake(img, q);
 	pthread_mutex_unlock(&img->lock);
