@@ -57,7 +57,6 @@ int qc_file_open(struct qc_file *f, struct ubd_device *dev, const char *path, in
 		 bool writable, bool format)
 {
 	struct backing_request want = {
-		.path = strdup(path),
 		.direct = (enum backing_direct)direct,
 		.read_only = !writable,
 		.any_size = true,
@@ -67,7 +66,7 @@ int qc_file_open(struct qc_file *f, struct ubd_device *dev, const char *path, in
 	struct stat st;
 	int ret;
 
-	*f = (struct qc_file){.path = (char *)(uintptr_t)want.path, .b.fd = -1};
+	want.path = f->path = strdup(path);
 	if (!f->path)
 		return ubd_device_fail(dev, -ENOMEM, "out of memory");
 	/* A raw image's last sector may be cut short: only the page cache can read that. */
@@ -79,63 +78,47 @@ int qc_file_open(struct qc_file *f, struct ubd_device *dev, const char *path, in
 		     lock_bytes(f, F_OFD_GETLK, LOCK_FORBIDS, LOCK_USES)))
 		ret = ubd_device_fail(dev, -EBUSY,
 				      "%s is in use: QEMU or another program has it open", path);
-	if (ret) {
-		qc_file_close(f);
-		return ret;
-	}
 	atomic_store(&f->end, f->b.size);
 	/* Whoever wrote to it before may not have synced. */
 	atomic_store(&f->needs_sync, writable);
-	return 0;
+	return ret;
 }
 
 void qc_file_close(struct qc_file *f)
 {
-	if (!f->path)
-		return;
 	backing_close(&f->b);
 	free(f->path);
-	f->path = NULL;
 }
 
 /* ---- Operations ---------------------------------------------------------------------------- */
 
-/* Without a queue: all of it, or what there is up to the file's end. */
-static ssize_t block_io(int fd, char *buf, size_t len, uint64_t pos, bool is_write)
-{
-	size_t done = 0;
-	ssize_t n = 1;
-
-	while (done < len && n) {
-		char *at = buf + done;
-		off_t from = (off_t)(pos + done);
-
-		n = is_write ? pwrite(fd, at, len - done, from) : pread(fd, at, len - done, from);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		done += (size_t)(n < 0 ? 0 : n);
-	}
-	return (ssize_t)done;
-}
-
-/* The short ones, on a thread that may block. */
+/* Without a queue, or on a thread that may block. */
 static int block_op(void *arg)
 {
 	const struct qc_file_op *op = arg;
-	off_t pos = (off_t)op->pos;
-	int fd = op->file->b.fd, ret;
+	int fd = op->file->b.fd;
+	off_t pos = (off_t)op->pos, end = pos + (off_t)op->len, at = pos;
+	ssize_t n = 0;
 
 	if (op->kind == QC_SYNC)
-		ret = fdatasync(fd);
+		n = fdatasync(fd);
 	else if (op->kind == QC_TRUNCATE)
-		ret = ftruncate(fd, pos);
+		n = ftruncate(fd, pos);
+	else if (op->kind == QC_PUNCH)
+		n = fallocate(fd, PUNCH, pos, end - pos);
 	else
-		ret = fallocate(fd, PUNCH, pos, (off_t)op->len);
-	return ret < 0 ? -errno : 0;
+		do {
+			void *from = (char *)op->data + (at - pos);
+
+			n = op->kind == QC_READ ? pread(fd, from, (size_t)(end - at), at)
+						: pwrite(fd, from, (size_t)(end - at), at);
+			at += n > 0 ? n : 0;
+		} while (at < end && (n > 0 || (n < 0 && errno == EINTR)));
+	return n < 0 ? -errno : (int)(at - pos);
 }
 
 /* Bytes of a READ or WRITE, 0 or -errno. */
-static ssize_t perform(struct ubd_queue *q, struct qc_file_op *op, void *buf)
+static ssize_t perform(struct ubd_queue *q, struct qc_file_op *op)
 {
 	int fd = op->file->b.fd;
 	const struct ubd_transfer t = {.where = UBD_FILE,
@@ -144,36 +127,35 @@ static ssize_t perform(struct ubd_queue *q, struct qc_file_op *op, void *buf)
 				       .len = (uint32_t)op->len,
 				       .pos = op->pos};
 
+	if (op->kind == QC_READ && op->pos >= atomic_load(&op->file->end))
+		return 0;
+	if (!q)
+		return block_op(op);
 	switch (op->kind) {
 	case QC_READ:
-		if (op->pos >= atomic_load(&op->file->end))
-			return 0;
-		return q ? ubd_pread(q, fd, buf, op->len, op->pos)
-			 : block_io(fd, buf, op->len, op->pos, false);
+		return ubd_pread(q, fd, op->data, op->len, op->pos);
 	case QC_WRITE:
-		if (op->io)
-			return ubd_io_transfer(op->io, &t, 1);
-		return q ? ubd_pwrite(q, fd, buf, op->len, op->pos, 0)
-			 : block_io(fd, buf, op->len, op->pos, true);
+		return op->io ? ubd_io_transfer(op->io, &t, 1)
+			      : ubd_pwrite(q, fd, op->data, op->len, op->pos, 0);
 	case QC_SYNC:
-		return q ? ubd_fsync(q, fd, true) : block_op(op);
+		return ubd_fsync(q, fd, true);
 	case QC_PUNCH:
-		return q ? ubd_fallocate(q, fd, PUNCH, op->pos, op->len) : block_op(op);
+		return ubd_fallocate(q, fd, PUNCH, op->pos, op->len);
 	default:
-		return q ? ubd_offload(q, block_op, op) : block_op(op);
+		return ubd_offload(q, block_op, op);
 	}
 }
 
 /* All of it, watched. 0 or -errno. */
-static int run(struct ubd_queue *q, struct qc_file_op *op, void *buf)
+static int run(struct ubd_queue *q, struct qc_file_op *op)
 {
 	uint64_t end = op->pos + op->len, old = atomic_load(&op->file->end);
 	ssize_t ret = qc_file_hooks ? qc_file_hooks->before(op) : 0;
 
 	if (!ret)
-		ret = perform(q, op, buf);
+		ret = perform(q, op);
 	if (op->kind == QC_READ && ret >= 0)
-		memset((char *)buf + ret, 0, op->len - (size_t)ret);
+		memset((char *)op->data + ret, 0, op->len - (size_t)ret);
 	else if (op->kind == QC_WRITE && ret >= 0 && (uint64_t)ret < op->len)
 		ret = -EIO;
 	while (op->kind == QC_WRITE && ret >= 0 && old < end &&
@@ -192,39 +174,38 @@ static int run(struct ubd_queue *q, struct qc_file_op *op, void *buf)
 
 int qc_file_read(struct qc_file *f, struct ubd_queue *q, void *buf, uint64_t len, uint64_t pos)
 {
-	return run(q, &(struct qc_file_op){QC_READ, f, pos, len}, buf);
+	return run(q, &(struct qc_file_op){QC_READ, f, pos, len, .data = buf});
 }
 
 int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint64_t len,
 		  uint64_t pos)
 {
-	return run(q, &(struct qc_file_op){QC_WRITE, f, pos, len, .data = buf},
-		   (void *)(uintptr_t)buf);
+	return run(q, &(struct qc_file_op){QC_WRITE, f, pos, len, .data = (void *)(uintptr_t)buf});
 }
 
 int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, uint32_t len,
 			   uint64_t pos)
 {
-	return run(io->queue, &(struct qc_file_op){QC_WRITE, f, pos, len, .io = io, .at = at},
-		   NULL);
+	return run(io->queue, &(struct qc_file_op){QC_WRITE, f, pos, len, .io = io, .at = at});
 }
 
 int qc_file_sync(struct qc_file *f, struct ubd_queue *q)
 {
 	if (!atomic_exchange(&f->needs_sync, false))
 		return 0;
-	return run(q, &(struct qc_file_op){QC_SYNC, f}, NULL);
+	return run(q, &(struct qc_file_op){QC_SYNC, f});
 }
 
 int qc_file_truncate(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 {
 	if (f->b.is_block)
 		return 0;
-	return run(q, &(struct qc_file_op){QC_TRUNCATE, f, size}, NULL);
+	return run(q, &(struct qc_file_op){QC_TRUNCATE, f, size});
 }
 
 int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 {
+	uint64_t more = (size + GROW_STEP - 1) / GROW_STEP * GROW_STEP;
 	int ret = 0;
 
 	if (size <= atomic_load(&f->end))
@@ -233,12 +214,9 @@ int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 		return -ENOSPC;
 	if (q)
 		ubd_mutex_lock(q, &f->growing);
-	if (size > atomic_load(&f->end)) {
-		ret = qc_file_truncate(f, q, (size + GROW_STEP - 1) / GROW_STEP * GROW_STEP);
-		/* A limit on file sizes may leave room for what is needed and no more. */
-		if (ret)
-			ret = qc_file_truncate(f, q, size);
-	}
+	/* A limit on file sizes may leave room for what is needed and no more. */
+	if (size > atomic_load(&f->end) && qc_file_truncate(f, q, more))
+		ret = qc_file_truncate(f, q, size);
 	if (q)
 		ubd_mutex_unlock(q, &f->growing);
 	return ret;
@@ -248,5 +226,5 @@ int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t
 {
 	if (!f->b.can_punch || f->b.is_block)
 		return -EOPNOTSUPP;
-	return run(q, &(struct qc_file_op){QC_PUNCH, f, pos, len}, NULL);
+	return run(q, &(struct qc_file_op){QC_PUNCH, f, pos, len});
 }

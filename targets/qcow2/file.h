@@ -26,7 +26,7 @@ struct qc_file_op {
 	enum qc_file_op_kind kind;
 	struct qc_file *file;
 	uint64_t pos, len;
-	const void *data;  /* of a write from memory */
+	void *data;	   /* of a read or write in memory */
 	struct ubd_io *io; /* of a write from a request: its bytes at .at */
 	uint32_t at;
 };

@@ -7,7 +7,7 @@
 #include <time.h>
 
 #define MAX_EXTRA 1024u
-#define MAX_ENTRY 131072u /* of ours: a name of 64 KiB and what goes before it */
+#define MAX_ENTRY (512 + MAX_EXTRA + 2 * 65536u) /* whole sectors, as direct I/O wants them */
 
 /* ---- The table ----------------------------------------------------------------------------- */
 
@@ -20,75 +20,58 @@ void qc_snapshots_free(struct qc_snapshots *s)
 	*s = (struct qc_snapshots){0};
 }
 
-/* One entry at p, of which `left` bytes are there. 1, 0: more are needed, or -errno. */
+/* The entry at p, of which `left` bytes are there. */
 static int parse(const struct qc_image *img, uint8_t *p, uint64_t left, struct qc_snapshot *s)
 {
 	uint32_t extra, id, name;
 
 	if (left < SNAP_FIXED)
-		return 0;
+		return -EINVAL;
 	extra = get32(p + SNAP_EXTRA_LENGTH);
 	id = get16(p + SNAP_ID_LENGTH);
 	name = get16(p + SNAP_NAME_LENGTH);
-	if (extra > MAX_EXTRA)
-		return -EINVAL;
 	*s = (struct qc_snapshot){
 		.raw = p,
 		.length = (SNAP_FIXED + (uint64_t)extra + id + name + 7) & ~7ull,
 		.l1_offset = get64(p + SNAP_L1_OFFSET),
 		.l1_entries = get32(p + SNAP_L1_ENTRIES),
-		.size = extra >= SNAP_EXTRA_END - SNAP_FIXED && left >= SNAP_EXTRA_END
-				? get64(p + SNAP_EXTRA_SIZE)
-				: img->size,
+		.size = extra >= SNAP_EXTRA_END - SNAP_FIXED ? get64(p + SNAP_EXTRA_SIZE)
+							     : img->size,
 	};
-	if (left < s->length)
-		return 0;
+	if (extra > MAX_EXTRA || left < s->length)
+		return -EINVAL;
 	s->id = calloc(1, id + name + 2u);
 	if (!s->id)
 		return -ENOMEM;
 	s->name = s->id + id + 1;
 	memcpy(s->id, p + SNAP_FIXED + extra, id);
 	memcpy(s->name, p + SNAP_FIXED + extra + id, name);
-	return strlen(s->id) == id && strlen(s->name) == name ? 1 : -EINVAL;
-}
-
-/* All entries from `bytes` of the table. 1, 0: more bytes are needed, or -errno. */
-static int parse_all(const struct qc_image *img, uint64_t bytes, struct qc_snapshots *s)
-{
-	int ret = 1;
-
-	s->items = calloc(img->nr_snapshots + 1u, sizeof(*s->items));
-	if (!s->items)
-		return -ENOMEM;
-	for (; ret > 0 && s->count < img->nr_snapshots; s->count++) {
-		ret = parse(img, s->table + s->bytes, bytes - s->bytes, &s->items[s->count]);
-		s->bytes += s->items[s->count].length;
-	}
-	return ret;
+	return strlen(s->id) == id && strlen(s->name) == name ? 0 : -EINVAL;
 }
 
 int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snapshots *s)
 {
-	uint64_t most = MIN(MAX_SNAPSHOT_TABLE, atomic_load(&img->file.end)) + 65536;
-	uint64_t more = MAX_ENTRY + cluster_size(img);
+	/* As much as the entries can be; what lies past the end of the file reads as zeroes. */
+	uint64_t bytes = MIN((uint64_t)img->nr_snapshots * MAX_ENTRY, MAX_SNAPSHOT_TABLE);
+	uint64_t room = clusters_for(img, bytes + MAX_ENTRY) << img->cluster_bits;
 	int ret = 0;
 
-	*s = (struct qc_snapshots){0};
-	for (uint64_t bytes = 65536; !ret && bytes <= most * 2; bytes *= 4) {
-		qc_snapshots_free(s);
-		s->table = qc_buffer(bytes + more);
-		if (!s->table)
-			return -ENOMEM;
-		if (img->nr_snapshots)
-			ret = qc_file_read(&img->file, q, s->table, bytes, img->snapshots_offset);
-		ret = ret ?: parse_all(img, bytes, s);
-		if (ret > 0)
-			memset(s->table + s->bytes, 0, bytes + more - s->bytes);
+	*s = (struct qc_snapshots){.table = qc_buffer(room)};
+	s->items = calloc(img->nr_snapshots + 1u, sizeof(*s->items));
+	if (!s->table || !s->items)
+		ret = -ENOMEM;
+	else if (bytes)
+		ret = qc_file_read(&img->file, q, s->table, bytes, img->snapshots_offset);
+	for (; !ret && s->count < img->nr_snapshots; s->count++) {
+		ret = parse(img, s->table + s->bytes, bytes - s->bytes, &s->items[s->count]);
+		s->bytes += s->items[s->count].length;
 	}
-	if (ret > 0)
+	if (!ret) {
+		memset(s->table + s->bytes, 0, room - s->bytes);
 		return 0;
+	}
 	qc_snapshots_free(s);
-	return qc_fail(img, ret ? ret : -EINVAL, ": its snapshot table at %llu is damaged",
+	return qc_fail(img, ret, ": its snapshot table at %llu is damaged",
 		       (unsigned long long)img->snapshots_offset);
 }
 
