@@ -54,8 +54,7 @@ static void remove_page(struct qc_cache *c, struct qc_page *p)
 	TAILQ_REMOVE(&c->by_age, p, age);
 	c->count--;
 	c->dirty -= p->dirty;
-	free(p->data);
-	free(p);
+	free(p->data); /* and with it p */
 }
 
 /* Dirty pages stay: transactions ask for a commit long before they fill the cache. */
@@ -79,13 +78,10 @@ static struct qc_page *add_page(struct qc_image *img, uint64_t pos)
 	void *data;
 
 	make_room(c);
-	p = calloc(1, sizeof(*p));
-	if (!p || posix_memalign(&data, MAX(page_size(img), 512u), page_size(img))) {
-		free(p);
+	if (posix_memalign(&data, MAX(page_size(img), 512u), page_size(img) + sizeof(*p)))
 		return NULL;
-	}
-	p->pos = pos;
-	p->data = data;
+	p = (struct qc_page *)((uint8_t *)data + page_size(img));
+	*p = (struct qc_page){.pos = pos, .data = data};
 	LIST_INSERT_HEAD(chain(c, pos), p, chain);
 	TAILQ_INSERT_HEAD(&c->by_age, p, age);
 	c->count++;

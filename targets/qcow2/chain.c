@@ -100,8 +100,8 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 	bool untidy;
 	int ret = 0;
 
-	img->end_at_open = atomic_load(&img->file.end);
-	img->zero_from = img->file.b.is_block ? UINT64_MAX : clusters_for(img, img->end_at_open);
+	img->zero_from =
+		img->file.b.is_block ? UINT64_MAX : clusters_for(img, atomic_load(&img->file.end));
 	if (img->incompatible & INCOMPAT_CORRUPT && !o->repair)
 		return qc_fail(img, -EIO,
 			       " is marked as corrupt: open it with --read-only, or repair it with "
@@ -226,19 +226,12 @@ int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *pat
 
 /* ---- Closing ------------------------------------------------------------------------------- */
 
-/* The file's end may have been moved out in advance: back to the last cluster in use. */
+/* The file's end may have been moved out in advance: back to what has been allocated. */
 static int trim(struct qc_image *img)
 {
-	uint64_t end = clusters_for(img, atomic_load(&img->file.end)), count = 0;
-	int ret = 0;
+	uint64_t end = img->zero_from << img->cluster_bits;
 
-	while (end << img->cluster_bits > img->end_at_open && !ret && !count) {
-		ret = QC_TRANSACTION(img, NULL, qc_ref_get(img, end - 1, &count));
-		end -= !count;
-	}
-	end = MAX(end << img->cluster_bits, img->end_at_open);
-	return ret || end >= atomic_load(&img->file.end) ? ret
-							 : qc_file_truncate(&img->file, NULL, end);
+	return end < atomic_load(&img->file.end) ? qc_file_truncate(&img->file, NULL, end) : 0;
 }
 
 static int close_in_order(struct qc_image *img)

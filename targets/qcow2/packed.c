@@ -5,13 +5,11 @@
 #include <zlib.h>
 #include <zstd.h>
 
-/* A stream may ask for a window of its own choice; a cluster needs no more than its size. */
-#define ZSTD_WINDOW_LOG 23
-
+/* What follows a stream in its last sector may belong to another. */
 struct unpack {
 	const uint8_t *from;
 	uint8_t *to;
-	size_t from_len, to_len;
+	uint64_t from_len, to_len;
 };
 
 static int unpack_zlib(void *arg)
@@ -29,56 +27,38 @@ static int unpack_zlib(void *arg)
 		return -ENOMEM;
 	ret = inflate(&z, Z_FINISH);
 	inflateEnd(&z);
-	/* What follows the stream in its last sector may belong to another. */
 	return (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && !z.avail_out ? 0 : -EIO;
 }
 
 static int unpack_zstd(void *arg)
 {
 	const struct unpack *u = arg;
-	ZSTD_DStream *z = ZSTD_createDStream();
-	ZSTD_inBuffer in = {u->from, u->from_len, 0};
-	ZSTD_outBuffer out = {u->to, u->to_len, 0};
-	int ret = 0;
+	size_t frame = ZSTD_findFrameCompressedSize(u->from, u->from_len);
 
-	if (!z)
-		return -ENOMEM;
-	ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG);
-	while (out.pos < out.size && !ret) {
-		size_t in_before = in.pos, out_before = out.pos;
-		size_t left = ZSTD_decompressStream(z, &out, &in);
-
-		/* An error, or no progress: the data ends too early. */
-		if (ZSTD_isError(left) || (in.pos == in_before && out.pos == out_before))
-			ret = -EIO;
-	}
-	ZSTD_freeDStream(z);
-	return ret;
+	if (ZSTD_isError(frame))
+		return -EIO;
+	return ZSTD_decompress(u->to, u->to_len, u->from, frame) == u->to_len ? 0 : -EIO;
 }
 
 static int read_and_unpack(struct qc_image *img, struct ubd_queue *q, uint64_t word, uint8_t *to)
 {
-	uint64_t pos, len, start, end;
-	struct unpack u = {.to = to, .to_len = cluster_size(img)};
 	int (*unpack)(void *) = img->compression ? unpack_zstd : unpack_zlib;
-	void *raw;
+	struct unpack u = {.to = to, .to_len = cluster_size(img)};
+	uint64_t pos, in_sector;
+	uint8_t *raw;
 	int ret;
 
-	qc_packed_range(img, word, &pos, &len);
-	/* Whole sectors, as direct I/O wants them. */
-	start = pos & ~511ull;
-	end = (pos + len + 511) & ~511ull;
+	qc_packed_range(img, word, &pos, &u.from_len);
+	in_sector = pos % 512; /* it ends with a whole one */
 	if (pos >= atomic_load(&img->file.end) || qc_is_metadata(img, pos, 1))
 		return qc_damaged(img, "a compressed cluster's place", pos);
-	raw = qc_buffer(end - start);
+	raw = qc_buffer(in_sector + u.from_len);
 	if (!raw)
 		return -ENOMEM;
-	ret = qc_file_read(&img->file, q, raw, end - start, start);
-	if (!ret) {
-		u.from = (uint8_t *)raw + (pos - start);
-		u.from_len = len;
+	u.from = raw + in_sector;
+	ret = qc_file_read(&img->file, q, raw, in_sector + u.from_len, pos - in_sector);
+	if (!ret)
 		ret = q ? ubd_offload(q, unpack, &u) : unpack(&u);
-	}
 	free(raw);
 	return ret;
 }
@@ -101,20 +81,17 @@ int qc_packed_read(struct qc_image *img, struct ubd_queue *q, uint64_t word, uin
 	if (hit)
 		return 0;
 	data = malloc(cluster_size(img));
-	if (!data)
-		return -ENOMEM;
-	ret = read_and_unpack(img, q, word, data);
-	if (ret) {
-		free(data);
-		return ret;
+	ret = data ? read_and_unpack(img, q, word, data) : -ENOMEM;
+	if (!ret) {
+		memcpy(buf, data + at, len);
+		pthread_mutex_lock(&img->lock);
+		old = img->packed_data;
+		img->packed_data = data;
+		img->packed_word = word;
+		img->packed_at = seen;
+		pthread_mutex_unlock(&img->lock);
+		data = old;
 	}
-	memcpy(buf, data + at, len);
-	pthread_mutex_lock(&img->lock);
-	old = img->packed_data;
-	img->packed_data = data;
-	img->packed_word = word;
-	img->packed_at = seen;
-	pthread_mutex_unlock(&img->lock);
-	free(old);
-	return 0;
+	free(data);
+	return ret;
 }

@@ -53,8 +53,8 @@ enum qc_step {
 };
 
 struct qc_page {
-	uint64_t pos; /* in the file */
-	uint8_t *data;
+	uint64_t pos;		   /* in the file */
+	uint8_t *data;		   /* one piece of memory with this, which lies behind it */
 	LIST_ENTRY(qc_page) chain; /* of the hash */
 	TAILQ_ENTRY(qc_page) age;
 	bool loading;
@@ -135,7 +135,6 @@ struct qc_image {
 	_Atomic bool broken;  /* metadata found damaged: nothing is allocated any more */
 	_Atomic bool marked;  /* the file says that it is in use (dirty bit) */
 	uint64_t hint;	      /* no free host cluster below */
-	uint64_t end_at_open; /* of the file, bytes */
 	uint64_t zero_from;   /* clusters from here on were never written: they are zero */
 	uint64_t packed_seen; /* counts changes that may reuse compressed data's place */
 	/*
