@@ -141,10 +141,9 @@ static int new_table(struct qc_image *img, uint64_t l1_pos, uint64_t from)
 	return 0;
 }
 
-int qc_map_prepare(struct qc_image *img, uint64_t guest)
+int qc_map_prepare(struct qc_image *img, uint64_t guest, struct qc_entry *e)
 {
-	struct qc_entry e;
-	int ret = qc_map_get(img, guest, &e);
+	int ret = qc_map_get(img, guest, e);
 
 	if (ret)
 		return ret;
@@ -154,22 +153,18 @@ int qc_map_prepare(struct qc_image *img, uint64_t guest)
 		img->need.what = NEED_COMMIT;
 		return -EAGAIN;
 	}
-	if (e.own_table)
+	if (e->own_table)
 		return 0;
 	return new_table(img, img->l1_offset + (guest >> img->l2_bits) * 8,
-			 e.place - in_cluster(img, e.place))
-		       ?: qc_map_get(img, guest, &e);
+			 e->place - in_cluster(img, e->place))
+		       ?: qc_map_get(img, guest, e);
 }
 
-void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *e)
+void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *old,
+		const struct qc_entry *e)
 {
-	struct qc_entry old;
-
-	/* All of it is cached: qc_map_prepare() has seen to that. */
-	if (qc_map_get(img, guest, &old) || !old.place)
-		return;
-	qc_entry_store(img, qc_meta(img, old.place), e->word, e->bits);
-	qc_meta_dirty(img, old.place, STEP_MAP);
+	qc_entry_store(img, qc_meta(img, old->place), e->word, e->bits);
+	qc_meta_dirty(img, old->place, STEP_MAP);
 	qc_journal_add(img, guest, e->word, e->bits);
 }
 

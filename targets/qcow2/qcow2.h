@@ -277,10 +277,12 @@ struct qc_entry {
 
 /* Lock held. The entry of a guest cluster; an absent L2 table gives an empty one. */
 int qc_map_get(struct qc_image *img, uint64_t guest, struct qc_entry *e);
-/* Lock held. Make the L2 entry of `guest` changeable: an L2 table of our own, its page cached. */
-int qc_map_prepare(struct qc_image *img, uint64_t guest);
-/* Lock held, after qc_map_prepare() in the same transaction: change it. Writes the journal. */
-void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *e);
+/* The same, to be changed: in an L2 table of our own. */
+int qc_map_prepare(struct qc_image *img, uint64_t guest, struct qc_entry *e);
+/* Lock held, after qc_map_prepare() in the same transaction: *old becomes *e. Writes the journal.
+ */
+void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *old,
+		const struct qc_entry *e);
 /* What an L2 table has at p. -EIO: it cannot be. */
 int qc_entry_parse(const struct qc_image *img, const uint8_t *p, struct qc_entry *e);
 /* word and bits from the other members; not for compressed ones. */

@@ -7,14 +7,13 @@
 
 /* A stretch of a request that is written in one go. */
 struct run {
-	uint64_t offset, len;  /* of the disk, bytes */
-	uint64_t guest, count; /* clusters it touches */
-	uint64_t host;	       /* where the first of them is to lie, bytes */
-	bool in_place;	       /* nothing to do but to write */
-	bool taken;	       /* the host clusters are new, not yet mapped */
-	bool zeroed;	       /* and zero */
-	struct qc_entry old;   /* of the first cluster */
-	struct qc_busy busy;
+	uint64_t offset, len;	/* of the disk, bytes */
+	struct qc_busy guest;	/* clusters it touches */
+	uint64_t host;		/* where the first of them is to lie, bytes */
+	bool in_place;		/* nothing to do but to write */
+	bool taken;		/* the host clusters are new, not yet mapped */
+	bool zeroed;		/* and zero */
+	struct qc_entry old;	/* of the first cluster */
 	uint64_t before, after; /* bytes around them that are written as well, as they were */
 };
 
@@ -67,10 +66,11 @@ static int in_place(struct qc_image *img, uint64_t guest, uint64_t from, uint64_
 static uint64_t count_whole(struct qc_image *img, const struct run *r, uint64_t len)
 {
 	uint64_t per_page = page_size(img) / img->entry_size, n = 1;
-	uint64_t most = MIN(len >> img->cluster_bits, per_page - r->guest % per_page);
+	uint64_t most = MIN(len >> img->cluster_bits, per_page - r->guest.first % per_page);
 	struct qc_entry e;
 
-	while (n < most && !qc_turn(img, r->guest + n) && !qc_map_get(img, r->guest + n, &e) &&
+	while (n < most && !qc_turn(img, r->guest.first + n) &&
+	       !qc_map_get(img, r->guest.first + n, &e) &&
 	       (img->external || !e.has_host || !e.copied))
 		n++;
 	return n;
@@ -80,28 +80,27 @@ static int plan_new(struct qc_image *img, uint64_t len, struct run *r)
 {
 	uint64_t at = in_cluster(img, r->offset), first;
 	bool whole = !at && len >= cluster_size(img);
-	int ret = qc_turn(img, r->guest) ?: qc_map_prepare(img, r->guest);
+	int ret = qc_turn(img, r->guest.first) ?: qc_map_prepare(img, r->guest.first, &r->old);
 
 	if (ret)
 		return ret;
 	if (r->old.has_host && r->old.copied) {
 		r->host = r->old.host;
-		ret = check_host(img, r->guest, &r->old);
+		ret = check_host(img, r->guest.first, &r->old);
 	} else if (whole) {
-		r->count = count_whole(img, r, len);
+		r->guest.count = count_whole(img, r, len);
 	}
 	if (img->external) {
-		r->host = r->guest << img->cluster_bits;
+		r->host = r->guest.first << img->cluster_bits;
 	} else if (!r->host) {
-		ret = qc_alloc(img, r->count, &first, &r->count, &r->zeroed);
+		ret = qc_alloc(img, r->guest.count, &first, &r->guest.count, &r->zeroed);
 		r->host = first << img->cluster_bits;
 		r->taken = true;
 	}
 	if (ret)
 		return ret;
-	r->len = whole ? r->count << img->cluster_bits : MIN(len, cluster_size(img) - at);
-	r->busy = (struct qc_busy){.first = r->guest, .count = r->count};
-	LIST_INSERT_HEAD(&img->busy, &r->busy, others);
+	r->len = whole ? r->guest.count << img->cluster_bits : MIN(len, cluster_size(img) - at);
+	LIST_INSERT_HEAD(&img->busy, &r->guest, others);
 	return 0;
 }
 
@@ -111,17 +110,18 @@ static int plan(struct qc_image *img, uint64_t offset, uint64_t len, struct run 
 	struct qc_entry e;
 	int ret;
 
-	*r = (struct run){.offset = offset, .guest = offset >> img->cluster_bits, .count = 1};
-	ret = in_place(img, r->guest, at, at + part, &r->old);
+	*r = (struct run){.offset = offset,
+			  .guest = {.first = offset >> img->cluster_bits, .count = 1}};
+	ret = in_place(img, r->guest.first, at, at + part, &r->old);
 	if (ret <= 0)
 		return ret ? ret : plan_new(img, len, r);
 	r->in_place = true;
 	r->host = r->old.host;
 	/* And those that follow, as far as they lie side by side. */
-	for (r->len = part; r->len < len; r->len += part, r->count++) {
+	for (r->len = part; r->len < len; r->len += part, r->guest.count++) {
 		part = MIN(len - r->len, cluster_size(img));
-		if (in_place(img, r->guest + r->count, 0, part, &e) <= 0 ||
-		    e.host != r->host + (r->count << img->cluster_bits))
+		if (in_place(img, r->guest.first + r->guest.count, 0, part, &e) <= 0 ||
+		    e.host != r->host + (r->guest.count << img->cluster_bits))
 			break;
 	}
 	return 0;
@@ -137,7 +137,7 @@ static int widen(struct qc_image *img, struct ubd_queue *q, struct run *r)
 	uint32_t there = r->taken ? 0 : r->old.alloc;
 	int zero;
 
-	if (r->in_place || r->count > 1)
+	if (r->in_place || r->guest.count > 1)
 		return 0;
 	if (r->old.packed || (r->old.alloc && r->taken)) {
 		r->before = at;
@@ -191,14 +191,16 @@ static int write_data(struct qc_image *img, struct ubd_queue *q, struct ubd_io *
 static int map_run(struct qc_image *img, const struct run *r)
 {
 	uint64_t at = in_cluster(img, r->offset);
-	uint32_t units = r->count > 1 ? img->all_units
-				      : units_of(img, at - r->before, at + r->len + r->after);
-	int ret = qc_map_prepare(img, r->guest);
+	uint32_t units = r->guest.count > 1 ? img->all_units
+					    : units_of(img, at - r->before, at + r->len + r->after);
+	struct qc_entry old;
+	int ret = qc_map_prepare(img, r->guest.first, &old);
 
-	for (uint64_t i = 0; i < r->count && !ret; i++) {
-		struct qc_entry old, e = {.has_host = true, .copied = true, .alloc = units};
+	/* The others are in the same page. */
+	for (uint64_t i = 0; i < r->guest.count && !ret; i++) {
+		struct qc_entry e = {.has_host = true, .copied = true, .alloc = units};
 
-		ret = qc_map_get(img, r->guest + i, &old);
+		ret = qc_map_get(img, r->guest.first + i, &old);
 		if (ret)
 			break;
 		e.host = r->host + (i << img->cluster_bits);
@@ -207,7 +209,7 @@ static int map_run(struct qc_image *img, const struct run *r)
 			e.zero = old.zero & ~e.alloc;
 		}
 		qc_entry_build(img, &e);
-		qc_map_set(img, r->guest + i, &e);
+		qc_map_set(img, r->guest.first + i, &old, &e);
 		if (r->taken)
 			qc_entry_drop(img, &old);
 	}
@@ -224,8 +226,8 @@ static int write_run(struct qc_image *img, struct ubd_queue *q, struct ubd_io *i
 	ret = ret ?: QC_TRANSACTION(img, q, map_run(img, r));
 	pthread_mutex_lock(&img->lock);
 	if (ret && r->taken)
-		qc_free(img, r->host >> img->cluster_bits, r->count);
-	LIST_REMOVE(&r->busy, others);
+		qc_free(img, r->host >> img->cluster_bits, r->guest.count);
+	LIST_REMOVE(&r->guest, others);
 	qc_wake(img, q);
 	pthread_mutex_unlock(&img->lock);
 	return ret;

@@ -2,20 +2,17 @@
 /* WRITE_ZEROES and DISCARD: changes of the mapping, where it can say "zeroes". */
 #include "qcow2.h"
 
-#define ZERO_DATA_STEP (1u << 20)
+#define RAW_STEP (1u << 20)
 
 /* 1: the entry is to become *e; 0: it may stay; -ENOTSUP: only zeroes as data will do. */
 static int new_entry(const struct qc_image *img, enum qc_zeroing how, const struct qc_entry *old,
 		     struct qc_entry *e)
 {
-	*e = (struct qc_entry){.zero = 0};
-	if (!img->backing && how != ZERO_KEEP) {
-		qc_entry_build(img, e);
-		return old->has_host || old->packed || old->zero;
-	}
-	if (img->version < 3)
+	bool unmap = !img->backing && how != ZERO_KEEP;
+
+	if (!unmap && img->version < 3)
 		return how == ZERO_DISCARD ? 0 : -ENOTSUP;
-	e->zero = img->all_units;
+	*e = (struct qc_entry){.zero = unmap ? 0 : img->all_units};
 	if (how == ZERO_KEEP && old->has_host && old->copied) {
 		e->has_host = e->copied = true;
 		e->host = old->host;
@@ -38,31 +35,14 @@ static int zero_clusters(struct qc_image *img, uint64_t offset, uint64_t len, en
 				  ?: new_entry(img, how, &old, &e);
 
 		if (ret > 0)
-			ret = qc_map_prepare(img, guest) ?: 1;
+			ret = qc_map_prepare(img, guest, &old) ?: 1;
 		if (ret < 0)
 			return *done ? 0 : ret;
 		if (!ret)
 			continue;
-		qc_map_set(img, guest, &e);
+		qc_map_set(img, guest, &old, &e);
 		if (old.packed || (old.has_host && !e.has_host))
 			qc_entry_drop(img, &old);
-	}
-	return 0;
-}
-
-/* A raw data file has the zeroes itself. */
-static int zero_raw(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t len,
-		    enum qc_zeroing how)
-{
-	int ret = how == ZERO_KEEP ? -EOPNOTSUPP : qc_file_punch(img->data, q, offset, len);
-
-	if (ret != -EOPNOTSUPP)
-		return ret;
-	for (uint64_t end = offset + len; offset < end && how != ZERO_DISCARD;
-	     offset += ZERO_DATA_STEP) {
-		ret = qc_write_range(img, q, NULL, offset, MIN(end - offset, ZERO_DATA_STEP));
-		if (ret)
-			return ret;
 	}
 	return 0;
 }
@@ -71,28 +51,29 @@ int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t
 	    enum qc_zeroing how)
 {
 	uint64_t size = cluster_size(img), end = offset + len, done;
+	uint64_t step = img->data_raw ? RAW_STEP : size;
 	/* The disk's last cluster may be cut short; nobody sees the rest of it. */
 	uint64_t whole_end = (end < img->size ? end : end + size - 1) & ~(size - 1);
 	bool mapped = false;
-	int ret = 0;
+	int ret = -ENOTSUP;
 
-	if (img->data_raw)
-		return zero_raw(img, q, offset, len, how);
-	for (; offset < end && !ret; offset += done) {
-		done = MIN(end - offset, size - in_cluster(img, offset));
-		if (!in_cluster(img, offset) && offset < whole_end) {
+	/* A raw data file has the zeroes itself. */
+	if (img->data_raw && how != ZERO_KEEP)
+		ret = qc_file_punch(img->data, q, offset, len);
+	if (ret != -ENOTSUP)
+		return ret;
+	for (ret = 0; offset < end && !ret; offset += done) {
+		if (!img->data_raw && !in_cluster(img, offset) && offset < whole_end) {
 			mapped = true;
 			ret = QC_TRANSACTION(
 				img, q, zero_clusters(img, offset, whole_end - offset, how, &done));
 			if (ret != -ENOTSUP)
 				continue;
-			done = size;
-			ret = qc_write_range(img, q, NULL, offset, size);
-		} else if (how != ZERO_DISCARD) {
-			/* As data, where it is not zero already. */
-			ret = qc_is_zero(img, q, offset, done);
-			ret = ret ? MIN(ret, 0) : qc_write_range(img, q, NULL, offset, done);
 		}
+		done = MIN(end - offset, step - offset % step);
+		/* As data, where it is not zero already. */
+		ret = how == ZERO_DISCARD ? 1 : qc_is_zero(img, q, offset, done);
+		ret = ret ? MIN(ret, 0) : qc_write_range(img, q, NULL, offset, done);
 	}
 	return !ret && mapped && atomic_load(&img->commit_first) ? qc_commit(img, q) : ret;
 }
