@@ -226,23 +226,17 @@ int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *pat
 
 /* ---- Closing ------------------------------------------------------------------------------- */
 
-/* The file's end may have been moved out in advance: back to what has been allocated. */
-static int trim(struct qc_image *img)
-{
-	uint64_t end = img->zero_from << img->cluster_bits;
-
-	return end < atomic_load(&img->file.end) ? qc_file_truncate(&img->file, NULL, end) : 0;
-}
-
 static int close_in_order(struct qc_image *img)
 {
+	uint64_t end = img->zero_from << img->cluster_bits;
 	int ret = 0;
 
 	/* The first writes the mappings, the others the refcounts of what that made free. */
 	for (int i = 0; i < 3 && !ret; i++)
 		ret = qc_commit_locked(img, NULL);
-	if (!ret && img->marked && !img->broken)
-		ret = trim(img);
+	/* The file's end may have been moved out in advance: back to what has been allocated. */
+	if (!ret && img->marked && !img->broken && end < atomic_load(&img->file.end))
+		ret = qc_file_truncate(&img->file, NULL, end);
 	if (!ret && img->marked && img->version > 2) {
 		put64(img->header + HDR_INCOMPATIBLE,
 		      img->broken ? img->incompatible | INCOMPAT_CORRUPT

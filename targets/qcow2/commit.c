@@ -41,8 +41,6 @@ void qc_leave(struct qc_image *img, struct ubd_queue *q, unsigned epoch)
 void qc_pause(struct qc_image *img, struct ubd_queue *q)
 {
 	pthread_mutex_lock(&img->lock);
-	while (atomic_load(&img->paused))
-		qc_wait(img, q);
 	atomic_store(&img->paused, true);
 	while (atomic_load(&img->inflight[0]) || atomic_load(&img->inflight[1]))
 		qc_wait(img, q);

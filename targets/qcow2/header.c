@@ -124,8 +124,8 @@ static int check_tables(struct qc_image *img)
 	if (!rt || rt > MAX(MAX_RT_BYTES, cluster_size(img)) ||
 	    !table_fits(img, img->rt_offset, rt))
 		return bad(img, "a refcount table's place or its clusters", img->rt_clusters);
-	if (img->nr_snapshots > MAX_SNAPSHOTS || (img->nr_snapshots && img->external) ||
-	    (img->nr_snapshots &&
+	if (img->nr_snapshots &&
+	    (img->nr_snapshots > MAX_SNAPSHOTS || img->external ||
 	     !table_fits(img, img->snapshots_offset, (uint64_t)img->nr_snapshots * SNAP_FIXED)))
 		return bad(img, "a snapshot table's place or its entries", img->nr_snapshots);
 	/* No write to one table may change another. */
@@ -182,25 +182,20 @@ static int read_names(struct qc_image *img, const uint8_t *h)
 
 /* ---- The whole ----------------------------------------------------------------------------- */
 
+static int read_first(struct qc_image *img, uint64_t len)
+{
+	free(img->header);
+	img->header = qc_buffer(len);
+	return img->header ? qc_file_read(&img->file, NULL, img->header, len, 0) : -ENOMEM;
+}
+
 int qc_header_read(struct qc_image *img)
 {
-	uint8_t *first;
-	int ret;
-
-	img->header = qc_buffer(4096);
-	if (!img->header)
-		return -ENOMEM;
-	ret = qc_file_read(&img->file, NULL, img->header, 4096, 0)
-		      ?: read_fields(img, img->header)
-		      ?: check_tables(img);
-	if (ret)
-		return ret;
-	first = qc_buffer(cluster_size(img));
-	if (!first)
-		return -ENOMEM;
-	ret = qc_file_read(&img->file, NULL, first, cluster_size(img), 0) ?: read_names(img, first);
-	free(first);
-	return ret;
+	return read_first(img, 4096)
+		       ?: read_fields(img, img->header)
+		       ?: check_tables(img)
+		       ?: read_first(img, cluster_size(img))
+		       ?: read_names(img, img->header);
 }
 
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q)

@@ -115,7 +115,7 @@ struct qc_image {
 	bool data_raw; /* which is a raw image of the disk as well */
 
 	/* The header, as on disk and taken apart. */
-	uint8_t *header; /* first page of the file */
+	uint8_t *header; /* first cluster of the file */
 	unsigned version, cluster_bits, refcount_bits, compression;
 	unsigned units;		      /* of a cluster that are mapped apart: 1, or 32 subclusters */
 	unsigned unit_bits;	      /* log2 of a unit's bytes */
@@ -340,7 +340,7 @@ int qc_commit_locked(struct qc_image *img, struct ubd_queue *q);
 /* Around each request: clusters it may have seen are not given to others before it ends. */
 unsigned qc_enter(struct qc_image *img, struct ubd_queue *q);
 void qc_leave(struct qc_image *img, struct ubd_queue *q, unsigned epoch);
-/* Keep requests out and wait for those within; and let them in again. [awaits] */
+/* Keep requests out and wait for those within; and let them in again. One at a time. [awaits] */
 void qc_pause(struct qc_image *img, struct ubd_queue *q);
 void qc_resume(struct qc_image *img, struct ubd_queue *q);
 

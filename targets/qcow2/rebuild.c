@@ -16,7 +16,7 @@
 #define MAX_L1_ENTRIES (1ull << 26)
 
 /* Of a host cluster: references in the image to come, and these. */
-#define MARK_OLD (1u << 31)   /* part of the image as it is: not to be overwritten */
+#define MARK_USED (1u << 31)  /* part of the image as it is or is to be: not to be taken */
 #define MARK_TABLE (1u << 30) /* an L2 table in .tables */
 #define MARK_COUNT (MARK_TABLE - 1)
 
@@ -28,7 +28,6 @@ struct table {
 
 struct rebuild {
 	struct qc_image *img;
-	struct qc_file *file;
 	struct ubd_queue *q;
 	const struct qc_world *w;
 	uint8_t *header; /* of the image to come */
@@ -42,8 +41,7 @@ struct rebuild {
 	uint8_t *buffer;     /* a cluster */
 	uint8_t *l1;	     /* the new one */
 	uint64_t l1_entries; /* of it */
-	uint64_t source_entries; /* of the L1 that the new one is made from */
-	uint32_t patch;		 /* the next to be worked in */
+	uint32_t patch;	     /* the next to be worked in */
 };
 
 static int damaged(struct rebuild *r, const char *what, uint64_t pos)
@@ -57,23 +55,23 @@ static int damaged(struct rebuild *r, const char *what, uint64_t pos)
 
 static int read_cluster(struct rebuild *r, uint64_t pos)
 {
-	return qc_file_read(r->file, r->q, r->buffer, cluster_size(r->img), pos);
+	return qc_file_read(&r->img->file, r->q, r->buffer, cluster_size(r->img), pos);
 }
 
 /* ---- Counting references ------------------------------------------------------------------- */
 
-/* `count` clusters from the byte pos on are part of the image as it is; `times` more references. */
+/* `count` clusters from the byte pos on are in use, and have `times` more references. */
 static int mark(struct rebuild *r, uint64_t pos, uint64_t count, uint32_t times)
 {
 	uint64_t first = pos >> r->img->cluster_bits;
-	uint64_t end = clusters_for(r->img, atomic_load(&r->file->end));
+	uint64_t end = clusters_for(r->img, atomic_load(&r->img->file.end));
 
 	if (count > end || first > end - count)
 		return damaged(r, "a reference past the end of the file,", pos);
 	for (uint64_t i = first; i < first + count; i++) {
 		if ((r->marks[i] & MARK_COUNT) + (uint64_t)times > MARK_COUNT)
 			return damaged(r, "the number of references to a cluster", pos);
-		r->marks[i] = (r->marks[i] + times) | MARK_OLD;
+		r->marks[i] = (r->marks[i] + times) | MARK_USED;
 	}
 	r->top = MAX(r->top, first + count);
 	return 0;
@@ -114,7 +112,8 @@ static int mark_below(struct rebuild *r, uint64_t pos, uint64_t entries, bool l1
 			continue;
 		if (l1)
 			ret = mark_table(r, word, times);
-		else if (word < atomic_load(&r->file->end)) /* what cannot be right is replaced */
+		else if (word <
+			 atomic_load(&r->img->file.end)) /* what cannot be right is replaced */
 			ret = mark(r, word, 1, times);
 	}
 	return ret;
@@ -154,7 +153,6 @@ static int take_stock(struct rebuild *r)
 	const struct qc_world *w = r->w;
 	struct qc_image *img = r->img;
 	uint64_t snapshots = clusters_for(img, w->now->bytes);
-	bool same = !w->created && !w->gone;
 	int ret;
 
 	/* The refcounts as they are are not counted: others take their place. */
@@ -162,7 +160,7 @@ static int take_stock(struct rebuild *r)
 		      ?: mark(r, img->rt_offset, img->rt_clusters, 0)
 		      ?: mark_below(r, img->rt_offset, rt_entries(img), false, 0)
 		      ?: mark_l1(r, img->l1_offset, img->l1_entries, w->created)
-		      ?: snapshots ? mark(r, img->snapshots_offset, snapshots, same) : 0;
+		      ?: snapshots ? mark(r, img->snapshots_offset, snapshots, 0) : 0;
 	for (unsigned i = 0; i < w->now->count && !ret; i++) {
 		const struct qc_snapshot *s = &w->now->items[i];
 
@@ -196,83 +194,77 @@ static int take(struct rebuild *r, uint64_t count, uint64_t *pos)
 			n++;
 		}
 	}
-	for (uint64_t i = 0; i < count; i++)
-		r->marks[first + i] = 1;
 	/* Runs may have left single ones behind: only those count as looked at. */
 	if (count == 1)
 		r->cursor = first + 1;
-	r->top = MAX(r->top, first + count);
 	*pos = first << r->img->cluster_bits;
-	return qc_file_reserve(r->file, r->q, (first + count) << r->img->cluster_bits);
+	return qc_file_reserve(&r->img->file, r->q, (first + count) << r->img->cluster_bits)
+		       ?: mark(r, *pos, count, 1);
 }
 
 /* The same, with what is to be in them. */
 static int put(struct rebuild *r, const void *data, uint64_t count, uint64_t *pos)
 {
 	return take(r, count, pos)
-		       ?: qc_file_write(r->file, r->q, data, count << r->img->cluster_bits, *pos);
-}
-
-/* Zeroes for whole clusters; NULL: out of memory. */
-static void *clusters(const struct rebuild *r, uint64_t count)
-{
-	void *p = qc_buffer(count << r->img->cluster_bits);
-
-	return p ? memset(p, 0, count << r->img->cluster_bits) : NULL;
+		       ?: qc_file_write(&r->img->file, r->q, data, count << r->img->cluster_bits,
+					*pos);
 }
 
 /* ---- The disk's tables --------------------------------------------------------------------- */
 
+/* The L1 that the new one is made from, and no entry more than either has. */
 static int load_source(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
 	const struct qc_image *img = r->img;
 	unsigned shift = img->cluster_bits + img->l2_bits;
-	uint64_t entries = (w->size + (1ull << shift) - 1) >> shift;
 	uint64_t source = w->adopt ? w->adopt->l1_offset : img->l1_offset;
+	uint64_t there = (w->adopt ? w->adopt->l1_entries : img->l1_entries) * 8ull, used, room;
+	int ret;
 
-	r->source_entries = w->adopt ? w->adopt->l1_entries : img->l1_entries;
-	if (entries > MAX_L1_BYTES / 8)
+	r->l1_entries = (w->size + (1ull << shift) - 1) >> shift;
+	if (r->l1_entries > MAX_L1_BYTES / 8)
 		return qc_fail(img, -EFBIG,
 			       ": a disk of %llu bytes is too large for clusters of %llu",
 			       (unsigned long long)w->size, (unsigned long long)cluster_size(img));
-	r->l1_entries = entries;
-	r->l1 = clusters(r, clusters_for(img, MAX(entries, r->source_entries) * 8));
+	used = MIN(r->l1_entries * 8, there);
+	room = clusters_for(img, MAX(r->l1_entries * 8, there)) << img->cluster_bits;
+	r->l1 = qc_buffer(room);
 	if (!r->l1)
 		return -ENOMEM;
-	return qc_file_read(r->file, r->q, r->l1,
-			    clusters_for(img, r->source_entries * 8) << img->cluster_bits, source);
+	ret = qc_file_read(&r->img->file, r->q, r->l1, room, source);
+	memset(r->l1 + used, 0, room - used);
+	return ret;
 }
 
-/* Contents of L2 table i of the new disk in .buffer. 1: there is one, at *pos before; 0: none. */
-static int next_table(struct rebuild *r, uint64_t i, uint64_t *pos, bool *changed)
+/* L2 table i of the new disk in .buffer, from the one at pos, if any. 1: it differs, 0 or -errno.
+ */
+static int load_table(struct rebuild *r, uint64_t i, uint64_t pos)
 {
 	struct qc_image *img = r->img;
-	uint64_t per = 1ull << img->l2_bits, first = i << img->l2_bits,
-		 end = clusters_for(img, r->w->size);
-	unsigned step = img->entry_size;
+	uint64_t per = 1ull << img->l2_bits, first = i << img->l2_bits;
+	uint64_t used = MIN(per, clusters_for(img, r->w->size) - first) * img->entry_size;
+	bool changed = false;
 	int ret = 0;
 
-	*pos = i < r->source_entries ? get64(r->l1 + i * 8) & ENTRY_OFFSET : 0;
-	*changed = false;
-	if (*pos)
-		ret = read_cluster(r, *pos);
+	if (pos)
+		ret = read_cluster(r, pos);
 	else
 		memset(r->buffer, 0, cluster_size(img));
 	for (; r->patch < img->nr_patches && img->patches[r->patch].guest < first + per;
 	     r->patch++) {
 		const struct qc_patch *p = &img->patches[r->patch];
 
-		qc_entry_store(img, r->buffer + (p->guest - first) * step, p->word, p->bits);
-		*changed = true;
+		qc_entry_store(img, r->buffer + (p->guest - first) * img->entry_size, p->word,
+			       p->bits);
+		changed = true;
 	}
-	for (uint64_t k = end > first ? end - first : 0; k < per && r->w->size < img->size; k++) {
-		uint8_t *at = r->buffer + k * step;
-
-		*changed |= get64(at) != 0;
-		memset(at, 0, step);
+	/* What lies behind the end of a disk that becomes smaller. */
+	if (r->w->size < img->size && used < cluster_size(img)) {
+		memset(r->buffer + used, 0, cluster_size(img) - used);
+		changed |= pos != 0;
 	}
-	return ret ? ret : *pos || *changed;
+	return ret ?: changed;
 }
 
 /* Each entry says whether its cluster is its own. What differs from before gets a new place. */
@@ -310,11 +302,11 @@ static int each_table(struct rebuild *r, bool write)
 
 	r->patch = 0;
 	for (uint64_t i = 0; i < r->l1_entries && !ret; i++) {
-		uint64_t pos;
-		bool changed;
+		uint64_t pos = get64(r->l1 + i * 8) & ENTRY_OFFSET;
+		int changed = load_table(r, i, pos);
 
-		ret = next_table(r, i, &pos, &changed);
-		if (ret <= 0)
+		ret = MIN(changed, 0);
+		if (ret || (!pos && !changed))
 			put64(r->l1 + i * 8, 0);
 		else
 			ret = write ? write_table(r, i, pos, changed) : mark_data(r, pos, 1);
@@ -324,11 +316,11 @@ static int each_table(struct rebuild *r, bool write)
 
 static int make_disk(struct rebuild *r)
 {
-	uint64_t used = r->l1_entries * 8, n = clusters_for(r->img, used), pos = 0;
-	int ret = each_table(r, false) ?: each_table(r, true);
+	uint64_t pos = 0;
+	int ret = each_table(r, false)
+			  ?: each_table(r, true)
+			  ?: put(r, r->l1, clusters_for(r->img, r->l1_entries * 8), &pos);
 
-	memset(r->l1 + used, 0, (n << r->img->cluster_bits) - used);
-	ret = ret ?: put(r, r->l1, n, &pos);
 	put32(r->header + HDR_L1_ENTRIES, (uint32_t)r->l1_entries);
 	put64(r->header + HDR_L1_OFFSET, pos);
 	return ret;
@@ -338,12 +330,8 @@ static int write_snapshots(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
 	uint64_t pos = 0;
-	int ret = 0;
+	int ret = w->bytes ? put(r, w->now->table, clusters_for(r->img, w->bytes), &pos) : 0;
 
-	if (!w->created && !w->gone)
-		return 0;
-	if (w->bytes)
-		ret = put(r, w->now->table, clusters_for(r->img, w->bytes), &pos);
 	put32(r->header + HDR_SNAPSHOTS, w->now->count + w->created - (w->gone != NULL));
 	put64(r->header + HDR_SNAPSHOTS_OFFSET, pos);
 	return ret;
@@ -357,28 +345,6 @@ bool qc_table_is_small(const struct qc_image *img)
 
 	clusters += clusters_for(img, img->size) + clusters_for(img, img->size / 8);
 	return rt_entries(img) * 8 < MAX_RT_BYTES && rt_entries(img) << img->block_bits < clusters;
-}
-
-/*
- * Table and blocks in one run. The blocks are dense: they count all there is, themselves included.
- * The table could count that and a disk full of new data, and as much again.
- */
-static int place_refcounts(struct rebuild *r, uint64_t *blocks, uint64_t *table, uint64_t *pos)
-{
-	const struct qc_image *img = r->img;
-	uint64_t per = 1ull << img->block_bits, in_one = cluster_size(img) / 8, n;
-	uint64_t most = MAX(MAX_RT_BYTES >> img->cluster_bits, 1u);
-
-	*blocks = *table = 0;
-	do {
-		n = *blocks + *table;
-		*blocks = (r->top + n + per - 1) / per;
-		*table = 2 * (r->top + n + clusters_for(img, r->w->size)) + 65536;
-		*table = MIN(*table / per / in_one + 1, most);
-	} while (*blocks + *table != n);
-	if (*blocks > *table * in_one)
-		return -EFBIG;
-	return take(r, n, pos);
 }
 
 static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
@@ -398,25 +364,38 @@ static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
 				       n, bits);
 		qc_ref_poke(r->buffer, bits, k, n);
 	}
-	return qc_file_write(r->file, r->q, r->buffer, cluster_size(r->img), pos);
+	return qc_file_write(&r->img->file, r->q, r->buffer, cluster_size(r->img), pos);
 }
 
+/*
+ * Table and blocks in one run. The blocks are dense: they count all there is, themselves included.
+ * The table could count that and a disk full of new data, and as much again.
+ */
 static int write_refcounts(struct rebuild *r)
 {
-	uint64_t blocks, count, bytes, start;
-	int ret = place_refcounts(r, &blocks, &count, &start);
-	uint8_t *table = ret ? NULL : clusters(r, count);
+	const struct qc_image *img = r->img;
+	uint64_t per = 1ull << img->block_bits, per_table = per * (cluster_size(img) / 8);
+	uint64_t want = 2 * (r->top + r->top / per + clusters_for(img, r->w->size)) + 65536;
+	uint64_t count = MIN(want / per_table + 1, MAX(MAX_RT_BYTES >> img->cluster_bits, 1u));
+	uint64_t blocks = (r->top + count + per - 2) / (per - 1),
+		 bytes = count << img->cluster_bits;
+	uint64_t start = 0, pos;
+	uint8_t *table;
+	int ret;
 
+	if (blocks * per > count * per_table)
+		return -EFBIG;
+	table = qc_buffer(bytes);
 	if (!table)
-		return ret ? ret : -ENOMEM;
-	bytes = count << r->img->cluster_bits;
+		return -ENOMEM;
+	memset(table, 0, bytes);
+	ret = take(r, count + blocks, &start);
 	for (uint64_t i = 0; i < blocks && !ret; i++) {
-		uint64_t pos = start + bytes + (i << r->img->cluster_bits);
-
+		pos = start + bytes + (i << img->cluster_bits);
 		put64(table + i * 8, pos);
 		ret = write_block(r, i, pos);
 	}
-	ret = ret ?: qc_file_write(r->file, r->q, table, bytes, start);
+	ret = ret ?: qc_file_write(&r->img->file, r->q, table, bytes, start);
 	put32(r->header + HDR_RT_CLUSTERS, (uint32_t)count);
 	put64(r->header + HDR_RT_OFFSET, start);
 	free(table);
@@ -424,22 +403,6 @@ static int write_refcounts(struct rebuild *r)
 }
 
 /* ---- The switch ---------------------------------------------------------------------------- */
-
-static void adopt(struct qc_image *img, const uint8_t *header)
-{
-	pthread_mutex_lock(&img->lock);
-	memcpy(img->header, header, page_size(img));
-	qc_header_take(img, header);
-	atomic_store(&img->marked, false);
-	atomic_store(&img->broken, false);
-	qc_cache_drop(img);
-	/* Unmapped clusters: no longer counted, whatever they were. */
-	img->nr_freed = img->sealed = img->limbo = img->leaving = 0;
-	img->hint = 0;
-	img->packed_seen++;
-	qc_journal_reset(img);
-	pthread_mutex_unlock(&img->lock);
-}
 
 static int switch_over(struct rebuild *r)
 {
@@ -450,12 +413,24 @@ static int switch_over(struct rebuild *r)
 	if (img->version > 2)
 		put64(r->header + HDR_INCOMPATIBLE,
 		      img->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
-	ret = qc_file_sync(r->file, r->q)
-		      ?: qc_file_write(r->file, r->q, r->header, page_size(img), 0);
+	ret = qc_file_sync(&img->file, r->q)
+		      ?: qc_file_write(&img->file, r->q, r->header, page_size(img), 0);
+	if (ret)
+		return ret;
 	/* Written: whatever the sync says, the file may say so from now on. */
-	if (!ret)
-		adopt(img, r->header);
-	return ret ?: qc_file_sync(r->file, r->q);
+	pthread_mutex_lock(&img->lock);
+	memcpy(img->header, r->header, page_size(img));
+	qc_header_take(img, r->header);
+	atomic_store(&img->marked, false);
+	atomic_store(&img->broken, false);
+	qc_cache_drop(img);
+	/* Unmapped clusters: no longer counted, whatever they were. */
+	img->nr_freed = img->sealed = img->limbo = img->leaving = 0;
+	img->hint = 0;
+	img->packed_seen++;
+	qc_journal_reset(img);
+	pthread_mutex_unlock(&img->lock);
+	return qc_file_sync(&img->file, r->q);
 }
 
 static int make_room(struct rebuild *r)
@@ -471,7 +446,7 @@ static int make_room(struct rebuild *r)
 			       (unsigned long long)count);
 	r->marks = mmap(NULL, r->room * sizeof(*r->marks), PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	r->buffer = clusters(r, 1);
+	r->buffer = qc_buffer(cluster_size(img));
 	r->header = qc_buffer(page_size(img));
 	if (r->marks == MAP_FAILED || !r->buffer || !r->header)
 		return -ENOMEM;
@@ -481,7 +456,7 @@ static int make_room(struct rebuild *r)
 
 int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world *w)
 {
-	struct rebuild r = {.img = img, .file = &img->file, .q = q, .w = w, .marks = MAP_FAILED};
+	struct rebuild r = {.img = img, .q = q, .w = w, .marks = MAP_FAILED};
 	int ret;
 
 	/* Before anything changes: can the kernel be told of another size at all? */

@@ -32,13 +32,12 @@ void qc_free(struct qc_image *img, uint64_t first, uint64_t count)
 
 static uint64_t peek(const uint8_t *block, unsigned bits, uint64_t i)
 {
+	const uint8_t *p = block + i * bits / 8;
 	uint64_t value = 0;
 
-	if (bits < 8)
-		return block[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
-	for (unsigned k = 0; k < bits / 8; k++)
-		value = value << 8 | block[i * (bits / 8) + k];
-	return value;
+	for (unsigned k = 0; k < MAX(bits / 8, 1u); k++)
+		value = value << 8 | p[k];
+	return value >> i * bits % 8 & UINT64_MAX >> (64 - bits);
 }
 
 void qc_ref_poke(uint8_t *block, unsigned bits, uint64_t i, uint64_t value)

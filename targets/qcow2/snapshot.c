@@ -143,6 +143,7 @@ int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const ch
 
 	if (ret)
 		return ret;
+	w.bytes = now.bytes;
 	s = job ? qc_snapshot_find(&now, name) : NULL;
 	if (job && !strcmp(job, "create")) {
 		ret = s ? qc_fail(img, -EEXIST, " has a snapshot '%s' already", name)
