@@ -97,8 +97,7 @@ uint8_t *qc_meta(struct qc_image *img, uint64_t pos)
 	struct qc_page *p = find(c, pos - at);
 
 	if (!p || p->loading) {
-		img->need.what = NEED_PAGE;
-		img->need.pos = pos - at;
+		qc_needs(img, NEED_PAGE, pos - at);
 		return NULL;
 	}
 	if (p != TAILQ_FIRST(&c->by_age)) {
@@ -131,12 +130,9 @@ int qc_meta_table(struct qc_image *img, uint64_t pos, uint64_t from, enum qc_ste
 {
 	for (uint64_t at = 0; at < cluster_size(img); at += page_size(img)) {
 		const uint8_t *old = from ? qc_meta(img, from + at) : NULL;
-		struct qc_page *p = find(&img->cache, pos + at);
-		bool loading = p && p->loading;
+		struct qc_page *p = find(&img->cache, pos + at) ?: add_page(img, pos + at);
 
-		if (!p)
-			p = add_page(img, pos + at);
-		if (!p || loading) {
+		if (!p || p->loading) {
 			forget(img, pos);
 			return p ? -EBUSY : -ENOMEM;
 		}
@@ -176,9 +172,15 @@ static int load_page(struct qc_image *img, struct ubd_queue *q, uint64_t pos)
 	return ret;
 }
 
+int qc_needs(struct qc_image *img, enum qc_need_kind what, uint64_t pos)
+{
+	img->need->what = what;
+	img->need->pos = pos;
+	return -EAGAIN;
+}
+
 bool qc_again(struct qc_image *img, struct ubd_queue *q, struct qc_need *need, int *ret)
 {
-	*need = img->need;
 	if (*ret != -EAGAIN) {
 		pthread_mutex_unlock(&img->lock);
 		return false;

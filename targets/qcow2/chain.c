@@ -150,7 +150,6 @@ static int check_loop(const struct qc_image *top, const char *path)
 static int open_one(struct qc_image **out, struct ubd_device *dev, const char *path,
 		    const char *format, const struct qc_options *o)
 {
-	uint8_t first[4096] __attribute__((aligned(4096)));
 	struct qc_image *img = calloc(1, sizeof(*img));
 	bool qcow2 = format && !strcmp(format, "qcow2");
 	int ret;
@@ -163,14 +162,11 @@ static int open_one(struct qc_image **out, struct ubd_device *dev, const char *p
 	img->data = &img->file;
 	img->file.b.fd = img->data_file.b.fd = -1;
 	*out = img;
-	ret = qc_file_open(&img->file, dev, path, o->direct, o->writable, qcow2);
-	if (!ret && !format) {
-		ret = qc_file_read(&img->file, NULL, first, sizeof(first), 0);
-		qcow2 = get32(first) == QCOW2_MAGIC;
-	}
+	ret = qc_file_open(&img->file, dev, path, o->direct, o->writable, qcow2)
+		      ?: qc_header_load(img, 4096);
 	if (ret)
 		return ret;
-	if (qcow2)
+	if (qcow2 || (!format && get32(img->header) == QCOW2_MAGIC))
 		return qc_header_read(img)
 			       ?: qc_cache_init(img, o->cache_bytes)
 			       ?: open_data_file(img, o)

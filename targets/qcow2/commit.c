@@ -197,14 +197,14 @@ static void release(struct qc_image *img, struct ubd_queue *q)
 
 	pthread_mutex_lock(&img->lock);
 	now = atomic_load(&img->epoch) & 1;
-	if (!atomic_load(&img->inflight[img->leaving_epoch]))
+	if (!atomic_load(&img->inflight[now ^ 1])) {
 		ready = img->leaving;
-	if (ready == img->leaving && img->limbo > ready && !atomic_load(&img->inflight[now ^ 1])) {
-		img->leaving = img->limbo;
-		img->leaving_epoch = now;
-		atomic_store(&img->epoch, now ^ 1);
-		if (!atomic_load(&img->inflight[now]))
-			ready = img->leaving;
+		if (img->limbo > ready) {
+			img->leaving = img->limbo;
+			atomic_store(&img->epoch, now ^ 1);
+			if (!atomic_load(&img->inflight[now]))
+				ready = img->leaving;
+		}
 	}
 	for (done = 0; done < ready && !ret; done++) {
 		struct qc_range r = img->freed[done];

@@ -182,7 +182,7 @@ static int read_names(struct qc_image *img, const uint8_t *h)
 
 /* ---- The whole ----------------------------------------------------------------------------- */
 
-static int read_first(struct qc_image *img, uint64_t len)
+int qc_header_load(struct qc_image *img, uint64_t len)
 {
 	free(img->header);
 	img->header = qc_buffer(len);
@@ -191,10 +191,9 @@ static int read_first(struct qc_image *img, uint64_t len)
 
 int qc_header_read(struct qc_image *img)
 {
-	return read_first(img, 4096)
-		       ?: read_fields(img, img->header)
+	return read_fields(img, img->header)
 		       ?: check_tables(img)
-		       ?: read_first(img, cluster_size(img))
+		       ?: qc_header_load(img, cluster_size(img))
 		       ?: read_names(img, img->header);
 }
 
@@ -206,7 +205,6 @@ int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 		return 0;
 	ubd_mutex_lock(q, &img->commit_lock);
 	if (!atomic_load(&img->marked)) {
-		pthread_mutex_lock(&img->lock);
 		if (img->version > 2) {
 			img->incompatible |= INCOMPAT_DIRTY;
 			/* What we do not know, we do not keep up to date. */
@@ -214,7 +212,6 @@ int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 			put64(img->header + HDR_INCOMPATIBLE, img->incompatible);
 			put64(img->header + HDR_AUTOCLEAR, img->autoclear);
 		}
-		pthread_mutex_unlock(&img->lock);
 		ret = qc_file_write(&img->file, q, img->header, page_size(img), 0);
 		atomic_store(&img->marked, !ret);
 	}

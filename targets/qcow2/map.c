@@ -149,10 +149,8 @@ int qc_map_prepare(struct qc_image *img, uint64_t guest, struct qc_entry *e)
 		return ret;
 	if (img->broken)
 		return -EIO;
-	if (qc_journal_full(img) || img->cache.dirty > img->cache.max / 2) {
-		img->need.what = NEED_COMMIT;
-		return -EAGAIN;
-	}
+	if (qc_journal_full(img) || img->cache.dirty > img->cache.max / 2)
+		return qc_needs(img, NEED_COMMIT, 0);
 	if (e->own_table)
 		return 0;
 	return new_table(img, img->l1_offset + (guest >> img->l2_bits) * 8,
@@ -192,7 +190,6 @@ static struct qc_extent classify(struct qc_image *img, const struct qc_entry *e,
 /* Lock held. One image's answer for up to len bytes, neighbours joined. */
 static int lookup(struct qc_image *img, uint64_t offset, uint64_t len, struct qc_extent *x)
 {
-	uint64_t last = ((offset >> img->cluster_bits) | ((1ull << img->l2_bits) - 1));
 	struct qc_extent next;
 	struct qc_entry e;
 	int ret = qc_map_get(img, offset >> img->cluster_bits, &e);
@@ -201,7 +198,6 @@ static int lookup(struct qc_image *img, uint64_t offset, uint64_t len, struct qc
 		return ret;
 	*x = classify(img, &e, in_cluster(img, offset));
 	while (x->len < len && x->kind != KIND_PACKED &&
-	       (offset + x->len) >> img->cluster_bits <= last &&
 	       !qc_map_get(img, (offset + x->len) >> img->cluster_bits, &e)) {
 		next = classify(img, &e, in_cluster(img, offset + x->len));
 		if (next.kind != x->kind || (x->kind == KIND_DATA && next.host != x->host + x->len))

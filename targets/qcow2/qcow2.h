@@ -23,6 +23,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/param.h>
 #include <sys/queue.h>
 
 #include "file.h"
@@ -30,8 +31,6 @@
 
 struct qc_image;
 
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define COMPARE(a, b) (((a) > (b)) - ((a) < (b))) /* as qsort() wants it */
 
 /* ---- Waiting for a turn -------------------------------------------------------------------- */
@@ -75,7 +74,7 @@ struct qc_cache {
 
 /* What a transaction that returned -EAGAIN waits for. */
 struct qc_need {
-	enum { NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_ROOM } what;
+	enum qc_need_kind { NEED_PAGE, NEED_TURN, NEED_COMMIT, NEED_ROOM } what;
 	uint64_t pos;	  /* NEED_PAGE: where; NEED_ROOM: new end */
 	unsigned commits; /* made for want of space: the next time there really is none */
 };
@@ -93,8 +92,6 @@ struct qc_busy {
 };
 
 /* ---- An image ------------------------------------------------------------------------------ */
-
-struct qc_journal;
 
 /* A mapping that a dead server did not get to write. */
 struct qc_patch {
@@ -129,7 +126,7 @@ struct qc_image {
 
 	pthread_mutex_t lock; /* what follows */
 	struct qc_waiter *waiters;
-	struct qc_need need; /* of the transaction under way */
+	struct qc_need *need; /* of the transaction under way */
 	struct qc_cache cache;
 	LIST_HEAD(, qc_busy) busy;
 	_Atomic bool broken;  /* metadata found damaged: nothing is allocated any more */
@@ -139,12 +136,11 @@ struct qc_image {
 	uint64_t packed_seen; /* counts changes that may reuse compressed data's place */
 	/*
 	 * Unmapped clusters, the oldest first. Those before .leaving become free when the requests
-	 * of one epoch have ended, those before .limbo are unmapped for good, and those before
-	 * .sealed as soon as the commit under way is durable.
+	 * of the epoch before this have ended, those before .limbo are unmapped for good, and those
+	 * before .sealed as soon as the commit under way is durable.
 	 */
 	struct qc_range *freed;
 	size_t nr_freed, sealed, limbo, leaving;
-	unsigned leaving_epoch;
 	_Atomic bool paused;	    /* requests wait at the door */
 	struct qc_journal *journal; /* mapped */
 	char *journal_path;
@@ -204,7 +200,9 @@ static inline uint64_t clusters_for(const struct qc_image *img, uint64_t bytes)
 
 /* ---- header.c ------------------------------------------------------------------------------ */
 
-/* Read and check the header; sentences go to the device. Blocks. */
+/* The first bytes of the file, whatever it is, to img->header. Blocks. */
+int qc_header_load(struct qc_image *img, uint64_t len);
+/* Check them as a header, and take it; sentences go to the device. Blocks. */
 int qc_header_read(struct qc_image *img);
 /* Whether there can be an L1 table at pos, for a disk of that size. */
 bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size);
@@ -245,21 +243,23 @@ void qc_wake(struct qc_image *img, struct ubd_queue *q);
 /* Lock held; given back while waiting. */
 void qc_wait(struct qc_image *img, struct ubd_queue *q);
 
+/* In a transaction: what it waits for. Returns -EAGAIN. */
+int qc_needs(struct qc_image *img, enum qc_need_kind what, uint64_t pos);
 /* The end of a transaction: unlocks. If *ret is -EAGAIN, gets what it needs; true: run it again. */
 bool qc_again(struct qc_image *img, struct ubd_queue *q, struct qc_need *need, int *ret);
 
 /* Run `expr`, which calls a transaction, as often as needed; its result. [awaits] */
-#define QC_TRANSACTION(img, q, expr)                                              \
-	({                                                                        \
-		struct qc_need need_ = {0};                                       \
-		int ret_;                                                         \
-                                                                                  \
-		do {                                                              \
-			pthread_mutex_lock(&(img)->lock);                         \
-			(img)->need = (struct qc_need){.commits = need_.commits}; \
-			ret_ = (expr);                                            \
-		} while (qc_again(img, q, &need_, &ret_));                        \
-		ret_;                                                             \
+#define QC_TRANSACTION(img, q, expr)                       \
+	({                                                 \
+		struct qc_need need_ = {0};                \
+		int ret_;                                  \
+                                                           \
+		do {                                       \
+			pthread_mutex_lock(&(img)->lock);  \
+			(img)->need = &need_;              \
+			ret_ = (expr);                     \
+		} while (qc_again(img, q, &need_, &ret_)); \
+		ret_;                                      \
 	})
 
 /* ---- map.c --------------------------------------------------------------------------------- */

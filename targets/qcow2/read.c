@@ -31,21 +31,21 @@ static int transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned co
 int qc_read(struct qc_image *img, struct ubd_io *io)
 {
 	struct ubd_transfer pieces[MAX_PIECES]; /* gathered so far: to be read at once */
+	/* A writable image's are not for the driver to finish: they count as long as they run. */
+	bool all = !img->writable;
 	unsigned count = 0;
-	bool first = true;
 	struct qc_extent x;
-	int ret = 0;
 
 	for (uint32_t at = 0; at < io->length; at += (uint32_t)x.len) {
+		int ret = qc_find(img, io->queue, io->offset + at, io->length - at, &x);
 		bool last;
 
-		ret = qc_find(img, io->queue, io->offset + at, io->length - at, &x);
 		if (ret)
 			return ret;
 		last = at + x.len == io->length;
 		if (x.kind == KIND_PACKED) {
 			ret = read_packed(io, at, &x);
-			first = false;
+			all = false;
 		} else {
 			pieces[count++] = (struct ubd_transfer){
 				.where = x.kind == KIND_DATA ? UBD_FILE : UBD_ZEROES,
@@ -55,9 +55,8 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 				.pos = x.host};
 		}
 		if (!ret && count && (count == MAX_PIECES || last)) {
-			/* Not to be finished by the driver: it counts as long as it reads. */
-			ret = transfer(io, pieces, count, !img->writable && first && last);
-			first = false;
+			ret = transfer(io, pieces, count, all && last);
+			all = false;
 			count = 0;
 		}
 		if (ret)

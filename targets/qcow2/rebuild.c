@@ -279,9 +279,8 @@ static int write_table(struct rebuild *r, uint64_t i, uint64_t pos, bool changed
 
 		if (qc_entry_parse(img, r->buffer + at, &e))
 			return damaged(r, "an L2 entry", pos + at);
-		if (e.packed || !qc_entry_clusters(img, &e, &first))
-			continue;
-		if (e.copied != ((r->marks[first] & MARK_COUNT) == 1)) {
+		if (!e.packed && qc_entry_clusters(img, &e, &first) &&
+		    e.copied != ((r->marks[first] & MARK_COUNT) == 1)) {
 			put64(r->buffer + at, e.word ^ ENTRY_COPIED);
 			changed = true;
 		}
@@ -314,26 +313,21 @@ static int each_table(struct rebuild *r, bool write)
 	return ret;
 }
 
-static int make_disk(struct rebuild *r)
-{
-	uint64_t pos = 0;
-	int ret = each_table(r, false)
-			  ?: each_table(r, true)
-			  ?: put(r, r->l1, clusters_for(r->img, r->l1_entries * 8), &pos);
-
-	put32(r->header + HDR_L1_ENTRIES, (uint32_t)r->l1_entries);
-	put64(r->header + HDR_L1_OFFSET, pos);
-	return ret;
-}
-
-static int write_snapshots(struct rebuild *r)
+/* The disk's tables, and that of the snapshots. */
+static int make_tables(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
-	uint64_t pos = 0;
-	int ret = w->bytes ? put(r, w->now->table, clusters_for(r->img, w->bytes), &pos) : 0;
+	uint64_t l1 = 0, snapshots = 0;
+	int ret = each_table(r, false)
+			  ?: each_table(r, true)
+			  ?: put(r, r->l1, clusters_for(r->img, r->l1_entries * 8), &l1);
 
+	if (!ret && w->bytes)
+		ret = put(r, w->now->table, clusters_for(r->img, w->bytes), &snapshots);
+	put32(r->header + HDR_L1_ENTRIES, (uint32_t)r->l1_entries);
+	put64(r->header + HDR_L1_OFFSET, l1);
 	put32(r->header + HDR_SNAPSHOTS, w->now->count + w->created - (w->gone != NULL));
-	put64(r->header + HDR_SNAPSHOTS_OFFSET, pos);
+	put64(r->header + HDR_SNAPSHOTS_OFFSET, snapshots);
 	return ret;
 }
 
@@ -465,12 +459,12 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 				       "this driver cannot give a running device another size");
 	if (q)
 		ubd_mutex_lock(q, &img->commit_lock);
-	ret = qc_commit_locked(img, q);
-	ret = ret ?: make_room(&r) ?: take_stock(&r) ?: load_source(&r) ?: make_disk(&r);
-	ret = ret ?: write_snapshots(&r) ?: write_refcounts(&r) ?: switch_over(&r);
-	pthread_mutex_lock(&img->lock);
+	/* Never at opening: a commit would be the end of a dead server's journal. */
+	ret = img->cache.dirty || img->nr_freed ? qc_commit_locked(img, q) : 0;
+	ret = ret ?: make_room(&r) ?: take_stock(&r) ?: load_source(&r) ?: make_tables(&r);
+	ret = ret ?: write_refcounts(&r) ?: switch_over(&r);
+	/* Also where it failed; nobody else is inside. */
 	img->zero_from = MAX(img->zero_from, r.top);
-	pthread_mutex_unlock(&img->lock);
 	if (r.marks != MAP_FAILED)
 		munmap(r.marks, r.room * sizeof(*r.marks));
 	free(r.tables);

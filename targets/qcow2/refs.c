@@ -171,15 +171,12 @@ static int is_free(struct qc_image *img, uint64_t cluster)
 
 static int need_room(struct qc_image *img, uint64_t end)
 {
-	img->need.what = NEED_ROOM;
-	img->need.pos = end;
 	if (!img->file.b.is_block)
-		return -EAGAIN;
+		return qc_needs(img, NEED_ROOM, end);
 	/* A disk does not grow, but a commit may free what has been unmapped. */
-	if (img->need.commits++ || !img->nr_freed)
+	if (img->need->commits++ || !img->nr_freed)
 		return -ENOSPC;
-	img->need.what = NEED_COMMIT;
-	return -EAGAIN;
+	return qc_needs(img, NEED_COMMIT, 0);
 }
 
 /* The first free cluster from the hint on, with a block to count it. */
@@ -187,7 +184,7 @@ static int first_free(struct qc_image *img, uint64_t *first)
 {
 	/* What the hint passes is taken whether or not the rest of the transaction is repeated. */
 	for (;; img->hint++) {
-		uint64_t at = img->hint;
+		uint64_t at = *first = img->hint;
 		int ret;
 
 		/* The table has been made large enough for what the disk can need. */
@@ -199,7 +196,6 @@ static int first_free(struct qc_image *img, uint64_t *first)
 		ret = is_free(img, at);
 		if (ret == NO_BLOCK)
 			ret = new_block(img, at);
-		*first = at;
 		if (ret)
 			return MIN(ret, 0);
 	}

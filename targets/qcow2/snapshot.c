@@ -183,10 +183,9 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 	if (size == old)
 		return 0;
 	/* What lies behind the nearer end must not show when it moves on. */
-	ret = size > old ? clear(img, q, edge, edge_end) : 0;
-	ret = ret ?: qc_remake(img, q, size, NULL, NULL);
-	if (!ret && size < old)
-		ret = clear(img, q, edge, edge_end);
+	ret = (size > old ? clear(img, q, edge, edge_end) : 0)
+		      ?: qc_remake(img, q, size, NULL, NULL)
+		      ?: clear(img, q, edge, edge_end);
 	if (!ret && img->data_raw)
 		ret = qc_file_truncate(&img->data_file, q, size);
 	if (!ret && img->backing)

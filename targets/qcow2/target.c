@@ -33,11 +33,9 @@ static void set_limits(const struct qc_image *img, struct ubd_limits *l)
 	l->logical_block = MAX(512u, b->direct ? b->block : 512u);
 	l->size = disk_size(img, l);
 	l->physical_block = MAX(l->logical_block, MIN(1u << img->unit_bits, 4096u));
-	l->io_min = l->physical_block;
 	l->rotational = b->rotational;
 	l->read_only = !img->writable;
 	l->volatile_cache = l->fua = img->writable;
-	l->dma_alignment = b->direct ? b->block : 512;
 	for (const struct qc_image *i = img; i; i = i->backing)
 		if (i->data->b.direct)
 			l->dma_alignment = MAX(l->dma_alignment, i->data->b.block);

@@ -24,10 +24,8 @@ int qc_turn(struct qc_image *img, uint64_t guest)
 	const struct qc_busy *b;
 
 	LIST_FOREACH(b, &img->busy, others)
-		if (guest - b->first < b->count) {
-			img->need.what = NEED_TURN;
-			return -EAGAIN;
-		}
+		if (guest - b->first < b->count)
+			return qc_needs(img, NEED_TURN, 0);
 	return 0;
 }
 
@@ -57,7 +55,7 @@ static int in_place(struct qc_image *img, uint64_t guest, uint64_t from, uint64_
 	uint32_t need = units_of(img, from, to);
 	int ret = qc_map_get(img, guest, e);
 
-	if (ret || !e->has_host || !e->copied || e->packed || (e->alloc & need) != need)
+	if (ret || !e->copied || (e->alloc & need) != need)
 		return ret;
 	return check_host(img, guest, e) ?: 1;
 }
