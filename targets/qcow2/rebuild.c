@@ -110,10 +110,10 @@ static int mark_below(struct rebuild *r, uint64_t pos, uint64_t entries, bool l1
 		word = get64(r->buffer + i % size) & mask;
 		if (ret || !word)
 			continue;
+		/* A block whose place cannot be right is replaced. */
 		if (l1)
 			ret = mark_table(r, word, times);
-		else if (word <
-			 atomic_load(&r->img->file.end)) /* what cannot be right is replaced */
+		else if (word < atomic_load(&r->img->file.end))
 			ret = mark(r, word, 1, times);
 	}
 	return ret;
@@ -237,8 +237,7 @@ static int load_source(struct rebuild *r)
 	return ret;
 }
 
-/* L2 table i of the new disk in .buffer, from the one at pos, if any. 1: it differs, 0 or -errno.
- */
+/* The new disk's L2 table i in .buffer, from the one at pos (0: none). 1: changed, 0 or -errno. */
 static int load_table(struct rebuild *r, uint64_t i, uint64_t pos)
 {
 	struct qc_image *img = r->img;
@@ -371,9 +370,8 @@ static int write_refcounts(struct rebuild *r)
 	uint64_t per = 1ull << img->block_bits, per_table = per * (cluster_size(img) / 8);
 	uint64_t want = 2 * (r->top + r->top / per + clusters_for(img, r->w->size)) + 65536;
 	uint64_t count = MIN(want / per_table + 1, MAX(MAX_RT_BYTES >> img->cluster_bits, 1u));
-	uint64_t blocks = (r->top + count + per - 2) / (per - 1),
-		 bytes = count << img->cluster_bits;
-	uint64_t start = 0, pos;
+	uint64_t blocks = (r->top + count + per - 2) / (per - 1);
+	uint64_t bytes = count << img->cluster_bits, start = 0, pos;
 	uint8_t *table;
 	int ret;
 

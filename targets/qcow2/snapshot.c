@@ -185,7 +185,7 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 	/* What lies behind the nearer end must not show when it moves on. */
 	ret = (size > old ? clear(img, q, edge, edge_end) : 0)
 		      ?: qc_remake(img, q, size, NULL, NULL)
-		      ?: clear(img, q, edge, edge_end);
+		      ?: size < old ? clear(img, q, edge, edge_end) : 0;
 	if (!ret && img->data_raw)
 		ret = qc_file_truncate(&img->data_file, q, size);
 	if (!ret && img->backing)
