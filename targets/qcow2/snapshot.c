@@ -71,8 +71,9 @@ int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snaps
 		return 0;
 	}
 	qc_snapshots_free(s);
-	return qc_fail(img, ret, ": its snapshot table at %llu is damaged",
-		       (unsigned long long)img->snapshots_offset);
+	return ret == -ENOMEM ? ret
+			      : qc_fail(img, ret, ": its snapshot table at %llu is damaged",
+					(unsigned long long)img->snapshots_offset);
 }
 
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word)
