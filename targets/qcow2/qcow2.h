@@ -279,8 +279,7 @@ struct qc_entry {
 int qc_map_get(struct qc_image *img, uint64_t guest, struct qc_entry *e);
 /* The same, to be changed: in an L2 table of our own. */
 int qc_map_prepare(struct qc_image *img, uint64_t guest, struct qc_entry *e);
-/* Lock held, after qc_map_prepare() in the same transaction: *old becomes *e. Writes the journal.
- */
+/* After qc_map_prepare() in the same transaction: *old becomes *e. Writes the journal. */
 void qc_map_set(struct qc_image *img, uint64_t guest, const struct qc_entry *old,
 		const struct qc_entry *e);
 /* What an L2 table has at p. -EIO: it cannot be. */
