@@ -94,11 +94,11 @@ dies() { # SERVER WAY
 	ubd del "$id"
 }
 
-# Our own server dies, and others go on with its I/O.
+# Our own server dies, and others go on with its I/O. (nbdkit might die of that as well: docs/nbd.md.)
 recovered() {
 	rm -f "$scratch/image"
 	truncate -s 32M "$scratch/image"
-	start_server nbdkit
+	start_server qemu
 	add --queues 2 --recovery reissue nbd --unix "$scratch/s"
 	verify 2 5 &
 	load=$!
