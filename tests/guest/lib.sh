@@ -47,6 +47,16 @@ written_since() {
 	[ "$(writes)" -gt "$1" ]
 }
 
+# Kill the disk's server and have another take over, ROUNDS times.
+kill_and_recover() { # ROUNDS
+	for _ in $(seq "$1"); do
+		sleep 0.5
+		kill -9 "$(pgrep -x ubd)"
+		within 10 sh -c "ubd list -n -o state | grep -q quiesced"
+		ubd recover "$id"
+	done
+}
+
 # The disk's attribute.
 queue() {
 	cat "/sys/block/ublkb$id/queue/$1"

@@ -102,12 +102,7 @@ recovered() {
 	add --queues 2 --recovery reissue nbd --unix "$scratch/s"
 	verify 2 5 &
 	load=$!
-	for _ in 1 2; do
-		sleep 0.5
-		kill -9 "$(pgrep -x ubd)"
-		within 10 sh -c "ubd list -n -o state | grep -q quiesced"
-		ubd recover "$id"
-	done
+	kill_and_recover 2
 	wait $load
 	ubd del "$id"
 }

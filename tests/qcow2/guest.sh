@@ -117,12 +117,7 @@ recovered() {
 	add --recovery reissue --queues 2 qcow2 "$image"
 	verify 2 &
 	load=$!
-	for round in 1 2 3; do
-		sleep 0.5
-		kill -9 "$(pgrep -x ubd)"
-		within 10 sh -c "ubd list -n -o state | grep -q quiesced"
-		ubd recover "$id"
-	done
+	kill_and_recover 3
 	wait $load
 	ubd del "$id"
 	sound
