@@ -11,6 +11,8 @@
 	 UBLK_PARAM_TYPE_ZONED | UBLK_PARAM_TYPE_DMA_ALIGN | UBLK_PARAM_TYPE_SEGMENT | \
 	 UBLK_PARAM_TYPE_INTEGRITY)
 
+#define DMA_MASK 3 /* unless DMA_ALIGN says otherwise */
+
 /* What both commands start with. */
 struct params_head {
 	u32 len;
@@ -65,6 +67,25 @@ static int check_segment(const struct ublk_param_segment *p)
 	return 0;
 }
 
+/*
+ * A block must get through in one piece, wherever it lies in memory: in two pages at most. Where
+ * limits would cut it up 6.1's block layer is at a BUG(), a later one ignores them or fails the I/O.
+ */
+static int check_whole_blocks(const struct ublk_params *p)
+{
+	u32 block = 1U << p->basic.logical_bs_shift;
+	u32 dma_mask = (p->types & UBLK_PARAM_TYPE_DMA_ALIGN) ? p->dma.alignment : DMA_MASK;
+
+	if (p->basic.chunk_sectors % (block >> SECTOR_SHIFT))
+		return -EINVAL;
+	if (p->basic.virt_boundary_mask >= PAGE_SIZE)
+		return -EINVAL;
+	if ((p->types & UBLK_PARAM_TYPE_SEGMENT) && p->seg.max_segments < 2 &&
+	    dma_mask < block - 1)
+		return -EINVAL;
+	return 0;
+}
+
 static int check_params(const struct ublk_device *ub, const struct ublk_params *p)
 {
 	int ret;
@@ -84,7 +105,7 @@ static int check_params(const struct ublk_device *ub, const struct ublk_params *
 		ret = check_segment(&p->seg);
 	if (!ret && (p->types & UBLK_PARAM_TYPE_INTEGRITY))
 		ret = ublk_integrity_check(ub, p);
-	return ret;
+	return ret ?: check_whole_blocks(p);
 }
 
 /* ---- commands ---------------------------------------------------------------------------- */
@@ -210,7 +231,7 @@ void ublk_params_limits(const struct ublk_device *ub, struct ublk_limits *lim)
 		.virt_boundary_mask = b->virt_boundary_mask,
 		.max_segment_size = UINT_MAX,
 		.max_segments = USHRT_MAX,
-		.dma_mask = 3,
+		.dma_mask = DMA_MASK,
 		.write_cache = b->attrs & UBLK_ATTR_VOLATILE_CACHE,
 		.rotational = b->attrs & UBLK_ATTR_ROTATIONAL,
 	};

@@ -211,6 +211,29 @@ static void need_late_params(struct dev *dev)
 	}
 }
 
+/* 6.1's block layer is at a BUG() when a single block has to be split. */
+CASE(bug_limits_that_cut_a_block_up_accepted)
+{
+	struct dev *dev = added(0);
+
+	dev->params.basic.logical_bs_shift = 12;
+	dev->params.basic.physical_bs_shift = 12;
+	TRY("params-chunk-cuts-blocks", -EINVAL, dev, p->basic.chunk_sectors = 12);
+	TRY("params-chunk-below-a-block", -EINVAL, dev, p->basic.chunk_sectors = 1);
+	TRY("params-chunk-of-blocks", 0, dev, p->basic.chunk_sectors = 24);
+	TRY("params-boundary-over-a-page", -EINVAL, dev, p->basic.virt_boundary_mask = 8191);
+	TRY("params-boundary-of-a-page", 0, dev, p->basic.virt_boundary_mask = 4095);
+	dev->params.types |= UBLK_PARAM_TYPE_SEGMENT;
+	dev->params.seg = (struct ublk_param_segment){
+		.seg_boundary_mask = 4095, .max_segment_size = 4096, .max_segments = 1};
+	need_late_params(dev);
+	TRY("params-block-over-segments", -EINVAL, dev, (void)p);
+	TRY("params-block-in-segments", 0, dev, p->seg.max_segments = 2);
+	TRY("params-block-in-a-segment", 0, dev, p->types |= UBLK_PARAM_TYPE_DMA_ALIGN;
+	    p->dma.alignment = 4095);
+	dev_del(dev);
+}
+
 CASE(params_dma_align)
 {
 	struct dev *dev = added(0);
