@@ -8,6 +8,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a copy is kept as it is in memory");
+
 static uint32_t checksum(const struct copy *c)
 {
 	return (uint32_t)crc32(0, (const void *)&c->len, c->len - offsetof(struct copy, len));

@@ -14,7 +14,6 @@
 #define ALONE (1u << 20) /* events to be ahead by after a start without a leg */
 
 _Static_assert(sizeof(struct record) == BLOCK, "a record is one block");
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a record is kept as it is in memory");
 
 /* ---- Writing ------------------------------------------------------------------------------- */
 
