@@ -175,12 +175,10 @@ int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg, uint
 	struct round r = {.fn = fn, .arg = arg, .left = (unsigned)__builtin_popcountll(mask)};
 	struct turn turns[LEGS_MAX];
 
-	for (; mask; mask &= mask - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(mask);
-
+	for_each_leg(i, mask) {
 		turns[i] = (struct turn){&r, i};
 		/* The last one here, and those for which there is no memory. */
-		if (!q || !(mask & (mask - 1)) || ubd_spawn(q, take_turn, &turns[i]))
+		if (!q || mask >> i == 1 || ubd_spawn(q, take_turn, &turns[i]))
 			take_turn(q, &turns[i]);
 	}
 	while (r.left)

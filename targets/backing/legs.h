@@ -42,6 +42,12 @@ void legs_close(struct legs *l);
 /* Use only so many bytes of leg i, and say so when that leaves some out. */
 void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size);
 
+/* Each leg i in mask, evaluated once. */
+#define for_each_leg(i, mask)                                             \
+	for (uint64_t i##_left = (mask), i;                               \
+	     i##_left && (i = (uint64_t)__builtin_ctzll(i##_left), true); \
+	     i##_left &= i##_left - 1)
+
 /*
  * Call fn for the legs in mask, all at the same time; without a queue one after the other. The
  * first error or 0; *failed, where it is not NULL, gets the legs that had one. [awaits]

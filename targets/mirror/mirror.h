@@ -26,10 +26,6 @@ enum { MIRROR_FETCH = 0x40, MIRROR_COPY };
 
 #define fail(m, ...) ubd_device_fail((m)->dev, -EINVAL, __VA_ARGS__)
 
-#define for_each_leg(i, mask)               \
-	for (unsigned i##_left = (mask), i; \
-	     i##_left && (i = (unsigned)__builtin_ctz(i##_left), true); i##_left &= i##_left - 1)
-
 /* All that is kept, in one block, little endian. A leg is out if neither active nor in sync. */
 struct record {
 	struct copy copy; /* the sequence is of each leg */
