@@ -45,12 +45,10 @@ static int leg_io(struct ubd_queue *q, unsigned i, void *request)
 
 static bool legs_differ(struct mirror *m, const struct ubd_io *io)
 {
-	bool differ = false;
-
-	if (m->differ)
-		for_each_region(i, m, io)
-			differ = differ || m->region[i].sync;
-	return differ;
+	for_each_region(i, m, io)
+		if (m->nr_sync && m->region[i].state == DIFFERENT)
+			return true;
+	return false;
 }
 
 static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
@@ -117,7 +115,8 @@ static int begin(const struct ubd_io *io, struct mirror *m)
 		while (m->copying == r)
 			ubd_cond_wait(io->queue, &m->turn, &m->lock);
 		r->writers++;
-		region_mark(m, i, false);
+		if (r->state < DIRTY)
+			region_set(m, i, DIRTY);
 		want = r->since > want ? r->since : want;
 	}
 	ubd_mutex_unlock(io->queue, &m->lock);
@@ -130,10 +129,9 @@ static void end(const struct ubd_io *io, struct mirror *m, bool failed)
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		m->region[i].writers--;
-		m->region[i].used = m->round;
 		if (failed) {
-			region_mark(m, i, true);
-			m->differ = true;
+			region_set(m, i, DIFFERENT);
+			m->pos = 0;
 			ubd_cond_wake_one(io->queue, &m->work);
 		}
 	}
@@ -171,7 +169,7 @@ int mirror_copy(struct ubd_io *io, struct mirror *m)
 	if (ret < 0)
 		return ret;
 	io->op = MIRROR_COPY;
-	mask = m->rec.active & ~(m->differ ? 1u << ret : m->rec.in_sync);
+	mask = m->rec.active & ~(legs_differ(m, io) ? 1u << ret : m->rec.in_sync);
 	ret = legs_each(io->queue, mask, leg_io, io, &failed);
 	return ret ? drop_legs(io->queue, m, ~failed, failed, ret) : 0;
 }

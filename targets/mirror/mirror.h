@@ -47,11 +47,17 @@ struct buffers {
 	char piece[PIECE];		/* that is being copied */
 };
 
+/*
+ * What a region is; its bit is set if not CLEAN. A DIRTY one is RESTING after a cleaning that found
+ * no writers, CLEAN after the next if none came. To be copied are those that are LACKED by legs not
+ * in sync, and those that are DIFFERENT: any two legs may be, only the first in sync is read.
+ */
+enum { CLEAN, RESTING, DIRTY, LACKED, DIFFERENT };
+
 struct region {
-	uint64_t since;	   /* the change that set its bit; 0: it is clear */
-	uint32_t writers;  /* requests under way */
-	uint32_t used;	   /* the round of cleaning in which the last of them ended */
-	_Atomic bool sync; /* to be copied */
+	uint64_t since;	  /* the change that set or cleared its bit */
+	uint32_t writers; /* requests under way */
+	_Atomic uint32_t state;
 };
 
 struct mirror {
@@ -71,15 +77,12 @@ struct mirror {
 	struct record rec;
 	_Atomic uint64_t changed, durable; /* changes of it so far; on all active legs */
 	_Atomic uint64_t dropped;	   /* the change that left a leg out last */
-	uint64_t regions;
 	struct region region[REGIONS];
-	_Atomic uint32_t nr_dirty, nr_sync; /* regions */
-	_Atomic bool differ;	/* legs in sync may, where `sync` is: only the first is read */
-	_Atomic uint32_t round; /* of cleaning */
-	_Atomic uint64_t pos;	/* bytes: the next piece to copy */
-	struct region *copying; /* writers wait; NULL: none */
-	struct ubd_cond turn;	/* for those and for the copier */
-	struct ubd_cond work;	/* the worker waits here */
+	_Atomic uint32_t nr_dirty, nr_sync; /* regions not CLEAN; to be copied */
+	_Atomic uint64_t pos;		    /* bytes: the next piece to copy */
+	struct region *copying;		    /* writers wait; NULL: none */
+	struct ubd_cond turn;		    /* for those and for the copier */
+	struct ubd_cond work;		    /* the worker waits here */
 	_Atomic uint32_t read_errors[MIRROR_LEGS], next_read;
 	_Atomic uint64_t head[MIRROR_LEGS];
 };
@@ -87,8 +90,8 @@ struct mirror {
 /* record.c */
 /* With the legs open, find out what they are. 0 or -errno, with sentence. May block. */
 int assemble(struct mirror *m);
-/* With the lock: the legs may differ in this region; sync: so it is to be copied. */
-void region_mark(struct mirror *m, uint64_t nr, bool sync);
+/* With the lock. */
+void region_set(struct mirror *m, uint64_t nr, unsigned state);
 /* Until the change `want` is durable on all active legs. -errno: on none in sync. [awaits] */
 int commit(struct ubd_queue *q, struct mirror *m, uint64_t want);
 /* Write a leg's newest record, or once more, over the older copy; with `commit`. [awaits] */

@@ -75,20 +75,17 @@ int drop_legs(struct ubd_queue *q, struct mirror *m, uint64_t good, uint64_t fai
 	return others ? 0 : err;
 }
 
-void region_mark(struct mirror *m, uint64_t nr, bool sync)
+void region_set(struct mirror *m, uint64_t nr, unsigned state)
 {
 	struct region *r = &m->region[nr];
+	unsigned bit = 1u << nr % 8, bits = m->rec.map[nr / 8];
 
-	if (!r->since) {
+	if ((state == CLEAN) != (r->state == CLEAN))
 		r->since = ++m->changed;
-		m->rec.map[nr / 8] |= (uint8_t)(1u << nr % 8);
-		m->nr_dirty++;
-	}
-	if (!sync)
-		return;
-	m->nr_sync += !r->sync;
-	r->sync = true;
-	m->pos = 0;
+	m->rec.map[nr / 8] = (uint8_t)(state == CLEAN ? bits & ~bit : bits | bit);
+	m->nr_dirty += (state > CLEAN) - (r->state > CLEAN);
+	m->nr_sync += (state > DIRTY) - (r->state > DIRTY);
+	r->state = state;
 }
 
 /* ---- Putting together ---------------------------------------------------------------------- */
@@ -228,11 +225,9 @@ int assemble(struct mirror *m)
 	if (ret)
 		return ret;
 	/* What the bits ask for. After a crash a leg is better by its place only. */
-	m->regions = (m->rec.size - 1) / m->rec.chunk + 1;
-	for (uint64_t r = 0; r < m->regions; r++)
-		if (m->rec.map[r / 8] >> r % 8 & 1)
-			region_mark(m, r, true);
-	m->differ = m->nr_sync;
+	for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
+		if (m->rec.map[nr / 8] >> nr % 8 & 1)
+			region_set(m, nr, DIFFERENT);
 	m->changed++;
 	return 0;
 }

@@ -28,7 +28,7 @@ static void copy_next(struct ubd_queue *q, struct mirror *m)
 	int ret = 0;
 
 	ubd_mutex_lock(q, &m->lock);
-	while (m->pos >= m->rec.size || !m->region[m->pos / chunk].sync)
+	while (m->pos >= m->rec.size || m->region[m->pos / chunk].state < LACKED)
 		m->pos = m->pos < m->rec.size ? (m->pos / chunk + 1) * chunk : 0;
 	r = &m->region[m->pos / chunk];
 	end = (m->pos / chunk + 1) * chunk;
@@ -47,13 +47,10 @@ static void copy_next(struct ubd_queue *q, struct mirror *m)
 	m->copying = NULL;
 	ubd_cond_wake_all(q, &m->turn);
 	/* Unless a leg came meanwhile, or a write failed: then it begins anew, at 0. */
-	if (m->pos == io.offset + io.length && ret) {
+	if (m->pos && ret)
 		m->pos = end;
-	} else if (m->pos == end && !ret) {
-		r->sync = false;
-		if (!--m->nr_sync)
-			m->differ = false;
-	}
+	else if (m->pos == end)
+		region_set(m, io.offset / chunk, DIRTY);
 	ubd_mutex_unlock(q, &m->lock);
 	wait_until(q, begin + (ret ? PAUSE : m->rate ? io.length * MS * 1000 / m->rate : 0));
 }
@@ -72,25 +69,20 @@ static bool to_clean(const struct mirror *m)
  */
 static int settle(struct ubd_queue *q, struct mirror *m)
 {
-	unsigned done = m->rec.active;
-	uint32_t round = m->round++;
+	unsigned done;
 	int ret = mirror_write(&(struct ubd_io){.queue = q, .op = UBD_FLUSH}, m);
 
 	if (ret)
 		return ret;
 	ubd_mutex_lock(q, &m->lock);
-	done &= m->nr_sync ? 0 : m->rec.active & ~m->rec.in_sync;
+	done = m->nr_sync ? 0 : m->rec.active & ~m->rec.in_sync;
 	m->rec.in_sync |= done;
 	m->changed += done != 0;
-	for (uint64_t i = 0; i < m->regions && to_clean(m); i++) {
-		struct region *r = &m->region[i];
-
-		if (!r->since || r->sync || r->writers || r->used >= round)
-			continue;
-		r->since = 0;
-		m->rec.map[i / 8] &= (uint8_t) ~(1u << i % 8);
-		m->nr_dirty--;
-		m->changed++;
+	for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size && to_clean(m); nr++) {
+		if (m->region[nr].state == RESTING)
+			region_set(m, nr, CLEAN);
+		else if (m->region[nr].state == DIRTY && !m->region[nr].writers)
+			region_set(m, nr, RESTING);
 	}
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, done)
@@ -115,9 +107,10 @@ static void take_back(struct ubd_queue *q, struct mirror *m)
 		ubd_mutex_lock(q, &m->lock);
 		m->rec.active |= 1u << i;
 		m->read_errors[i] = 0;
-		for (uint64_t r = 0; r < m->regions; r++)
-			if (m->region[r].since)
-				region_mark(m, r, true);
+		for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
+			if (m->region[nr].state == RESTING || m->region[nr].state == DIRTY)
+				region_set(m, nr, LACKED);
+		m->pos = 0;
 		m->changed++;
 		ubd_mutex_unlock(q, &m->lock);
 		ubd_device_notice(m->dev, "%s works again: copying what it lacks", m->leg[i]->path);
@@ -162,7 +155,7 @@ void mirror_worker(struct ubd_queue *q, void *self)
 			tries = 0;
 		}
 	}
-	/* What has been written is at rest. */
-	m->round++;
+	/* What has been written is at rest: once to note that, once to clean. */
+	settle(q, m);
 	settle(q, m);
 }
