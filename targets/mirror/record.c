@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What a mirror keeps on its legs: one block, in two places that take turns. */
-#define _GNU_SOURCE
 #include "mirror.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -97,18 +95,6 @@ static bool valid(const struct record *r)
 	       (r->size - 1) / r->chunk < REGIONS;
 }
 
-/* The record of the nth leg, by name; NULL: it has none. */
-static int read_record(struct mirror *m, unsigned n, const struct record **found)
-{
-	const struct backing *b = &m->legs.leg[n];
-	const struct record *r = copies_load(b->fd, m->buf->piece + n * 2ul * BLOCK, BLOCK, MAGIC);
-
-	if (r && r->version != VERSION)
-		return fail(m, "%s: version %u of mirrors is not known", b->path, r->version);
-	*found = r && valid(r) ? r : NULL;
-	return 0;
-}
-
 /* What a new mirror is like, but for its legs. */
 static int make(struct mirror *m)
 {
@@ -168,7 +154,6 @@ static int take(struct mirror *m, unsigned n, const struct record *s)
 	b->size = m->rec.size;
 	m->leg[slot] = b;
 	m->here |= 1u << slot;
-	m->rec.active |= 1u << slot;
 	if (s) {
 		m->buf->out[slot] = *s;
 		return 0;
@@ -181,49 +166,46 @@ static int take(struct mirror *m, unsigned n, const struct record *s)
 	return getrandom(&m->rec.id[slot], sizeof(m->rec.id[slot]), 0) < 0 ? -errno : 0;
 }
 
-/* Of all that the record speaks of go on with those that are here. */
-static int leave_out_missing(struct mirror *m)
+int assemble(struct mirror *m)
 {
-	unsigned missing = m->rec.in_sync & ~m->here;
+	const struct record *found[MIRROR_LEGS] = {0};
+	const struct backing *leg = m->legs.leg;
+	unsigned count = m->legs.count, missing;
+	char *room = m->buf->piece;
+	int ret = 0;
 
-	/* It may have had a record or two that no other got. */
+	memset(m->buf, 0, sizeof(*m->buf));
+	for (unsigned n = 0; n < count; n++, room += 2 * BLOCK) {
+		const struct record *r = copies_load(leg[n].fd, room, BLOCK, MAGIC);
+
+		if (r && r->version != VERSION)
+			return fail(m, "%s: version %u of mirrors is not known", leg[n].path,
+				    r->version);
+		found[n] = r && valid(r) ? r : NULL;
+		if (found[n] && r->events > m->rec.events)
+			m->rec = *r;
+	}
+	if (m->create)
+		ret = make(m);
+	else if (!m->rec.events)
+		ret = fail(m, "there is no mirror on %s%s: give --create to make one", leg->path,
+			   count > 1 ? " and the others" : "");
+	/* Those without a record take what the others leave. */
+	for (unsigned k = 0; k < 2 * count && !ret; k++)
+		if ((k < count) == (found[k % count] != NULL))
+			ret = take(m, k % count, found[k % count]);
+	if (ret)
+		return ret;
+	/* Go on without the others; one may have had a record or two that nobody else got. */
+	missing = m->rec.in_sync & ~m->here;
 	m->rec.events += m->rec.active & ~m->here ? ALONE : 0;
-	m->rec.active &= m->here;
+	m->rec.active = m->here;
 	m->rec.in_sync &= m->here;
 	if (!m->rec.in_sync)
 		return fail(m, "no leg that is up to date is among those named");
 	if (missing && !m->degraded)
 		return fail(m, "leg %d of the mirror's %u is missing: name it or give --degraded",
 			    __builtin_ctz(missing), m->rec.slots);
-	return 0;
-}
-
-int assemble(struct mirror *m)
-{
-	const struct record *found[MIRROR_LEGS] = {0}, *best = NULL;
-	unsigned count = m->legs.count;
-	int ret = 0;
-
-	memset(m->buf, 0, sizeof(*m->buf));
-	for (unsigned n = 0; n < count && !ret; n++) {
-		ret = read_record(m, n, &found[n]);
-		if (found[n] && (!best || found[n]->events > best->events))
-			best = found[n];
-	}
-	if (!ret && m->create)
-		ret = make(m);
-	else if (!ret && !best)
-		ret = fail(m, "there is no mirror on %s%s: give --create to make one",
-			   m->legs.leg[0].path, count > 1 ? " and the others" : "");
-	else if (!ret)
-		m->rec = *best;
-	/* Those without a record take what the others leave. */
-	for (unsigned k = 0; k < 2 * count && !ret; k++)
-		if ((k < count) == (found[k % count] != NULL))
-			ret = take(m, k % count, found[k % count]);
-	ret = ret ?: leave_out_missing(m);
-	if (ret)
-		return ret;
 	/* What the bits ask for. After a crash a leg is better by its place only. */
 	for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
 		if (m->rec.map[nr / 8] >> nr % 8 & 1)

@@ -3,7 +3,6 @@
  * A mirror's worker: copies regions whose legs may differ, clears bits of regions that are at rest,
  * and takes legs back that work again.
  */
-#define _GNU_SOURCE
 #include "mirror.h"
 
 #define MS 1000000ull
