@@ -140,22 +140,27 @@ static void end(const struct ubd_io *io, struct mirror *m, bool failed)
 	ubd_mutex_unlock(io->queue, &m->lock);
 }
 
+/* One leg after the other with a request's data, else all at once; those that fail are left out. */
+static int on_legs(struct ubd_io *io, struct mirror *m, unsigned mask)
+{
+	uint64_t failed;
+	int ret = legs_each(io->op == UBD_WRITE ? NULL : io->queue, mask, leg_io, io, &failed);
+
+	return ret && ret != -EOPNOTSUPP ? drop_legs(io->queue, m, ~failed, failed, ret) : ret;
+}
+
 int mirror_write(struct ubd_io *io, struct mirror *m)
 {
-	bool data = io->op == UBD_WRITE;
 	struct ubd_transfer t[MIRROR_LEGS];
 	unsigned mask, n = 0;
-	uint64_t failed = 0;
 	int ret = begin(io, m);
 
 	mask = m->rec.active;
 	for_each_leg(i, mask)
 		t[n++] = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
-	/* All at once; if some failed, whose fault was it? Then data one after the other. */
-	if (!ret && (!data || ubd_io_transfer(io, t, n) < 0))
-		ret = legs_each(data ? NULL : io->queue, mask, leg_io, io, &failed);
-	if (failed && ret != -EOPNOTSUPP)
-		ret = drop_legs(io->queue, m, ~failed, failed, ret);
+	/* Data to all in one group; if that failed, whose fault was it? */
+	if (!ret && (io->op != UBD_WRITE || ubd_io_transfer(io, t, n) < 0))
+		ret = on_legs(io, m, mask);
 	end(io, m, ret);
 	return ret;
 }
@@ -163,15 +168,11 @@ int mirror_write(struct ubd_io *io, struct mirror *m)
 int mirror_copy(struct ubd_io *io, struct mirror *m)
 {
 	int ret = read_leg(io, m);
-	uint64_t failed;
-	unsigned mask;
 
 	if (ret < 0)
 		return ret;
 	io->op = MIRROR_COPY;
-	mask = m->rec.active & ~(legs_differ(m, io) ? 1u << ret : m->rec.in_sync);
-	ret = legs_each(io->queue, mask, leg_io, io, &failed);
-	return ret ? drop_legs(io->queue, m, ~failed, failed, ret) : 0;
+	return on_legs(io, m, m->rec.active & ~(legs_differ(m, io) ? 1u << ret : m->rec.in_sync));
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
