@@ -75,30 +75,29 @@ static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 }
 
 /*
- * Returns the leg that has been read, or -errno. Those that could not be are left out if it was
- * once too often, or if legs differ here: then what has been read must stay.
+ * One leg, the request's note. Those that could not be read are left out if it was once too often,
+ * or if legs differ here: then what has been read must stay.
  */
 static int read_leg(struct ubd_io *io, struct mirror *m)
 {
-	unsigned tried = 0, bad = 0, left, i = 0;
+	unsigned tried = 0, bad = 0, left;
 	int ret = -EIO;
 
 	/* The first may have been tried: mirror_handle() did. */
 	for (int err = io->error; ret < 0 && (left = m->rec.in_sync & ~tried); err = 0) {
-		i = err ? io->note : choose(m, io, left);
-		ret = err ?: leg_io(io->queue, i, io);
-		tried |= (unsigned)(ret < 0) << i;
-		if (ret < 0 && !m->read_errors[i]++)
+		io->note = err ? io->note : choose(m, io, left);
+		ret = err ?: leg_io(io->queue, io->note, io);
+		tried |= (unsigned)(ret < 0) << io->note;
+		if (ret < 0 && !m->read_errors[io->note]++)
 			ubd_device_notice(m->dev, "%s cannot be read (%s): another leg is, if any",
-					  m->leg[i]->path, strerror(-ret));
+					  m->leg[io->note]->path, strerror(-ret));
 	}
 	if (ret < 0)
 		return ret;
-	for_each_leg(k, tried)
-		if (m->read_errors[k] >= READ_ERRORS || legs_differ(m, io))
-			bad |= 1u << k;
-	ret = bad ? drop_legs(io->queue, m, 1u << i, bad, -EIO) : 0;
-	return ret ?: (int)i;
+	for_each_leg(i, tried)
+		if (m->read_errors[i] >= READ_ERRORS || legs_differ(m, io))
+			bad |= 1u << i;
+	return bad ? drop_legs(io->queue, m, 1u << io->note, bad, -EIO) : 0;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------- */
@@ -168,11 +167,13 @@ int mirror_write(struct ubd_io *io, struct mirror *m)
 int mirror_copy(struct ubd_io *io, struct mirror *m)
 {
 	int ret = read_leg(io, m);
+	unsigned mask;
 
-	if (ret < 0)
+	if (ret)
 		return ret;
 	io->op = MIRROR_COPY;
-	return on_legs(io, m, m->rec.active & ~(legs_differ(m, io) ? 1u << ret : m->rec.in_sync));
+	mask = legs_differ(m, io) ? 1u << io->note : m->rec.in_sync;
+	return on_legs(io, m, m->rec.active & ~mask);
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
@@ -187,8 +188,7 @@ static int mirror_handle(struct ubd_io *io, void *self)
 		return ubd_io_finish(io, &t, 1);
 	}
 	ret = io->op == UBD_READ ? read_leg(io, m) : mirror_write(io, m);
-	ret = ret < 0 ? ret : commit(io->queue, m, m->dropped);
-	return ret ?: (int)io->length;
+	return ret ?: commit(io->queue, m, m->dropped) ?: (int)io->length;
 }
 
 static void mirror_status(void *self, struct ubd_status *out)
