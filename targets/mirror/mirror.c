@@ -10,8 +10,6 @@
 
 #define READ_ERRORS 16 /* that a leg may have before it is left out */
 
-enum { ROUND_ROBIN, NEAREST };
-
 /* The regions that a request touches; a FLUSH, wherever it says it is, none. */
 #define for_each_region(i, m, io)                        \
 	for (uint64_t i = (io)->offset / (m)->rec.chunk; \
@@ -51,26 +49,26 @@ static bool legs_differ(struct mirror *m, const struct ubd_io *io)
 	return false;
 }
 
+/* Of the legs in mask the one read longest ago, or nearby; where they differ always the first. */
 static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 {
 	uint64_t least = UINT64_MAX;
-	unsigned best = (unsigned)__builtin_ctz(mask), turn;
+	unsigned best = (unsigned)__builtin_ctz(mask);
 
 	if (legs_differ(m, io))
 		return best;
 	mask = mask & ~m->slow ?: mask;
-	turn = m->next_read++ % (unsigned)__builtin_popcount(mask);
 	for_each_leg(i, mask) {
-		uint64_t head = m->head[i], far = turn--; /* 0 for the one whose turn it is */
+		uint64_t last = m->last[i], far = last;
 
-		if (m->read_policy == NEAREST)
-			far = head > io->offset ? head - io->offset : io->offset - head;
+		if (m->nearest)
+			far = last > io->offset ? last - io->offset : io->offset - last;
 		if (far < least) {
 			least = far;
 			best = i;
 		}
 	}
-	m->head[best] = io->offset + io->length;
+	m->last[best] = m->nearest ? io->offset + io->length : ++m->reads;
 	return best;
 }
 
@@ -278,7 +276,7 @@ static const struct ubd_option mirror_options[] = {
 	{"create", UBD_BOOL, AT(create), "make a new mirror; what the legs hold is lost"},
 	{"rebuild", UBD_BOOL, AT(rebuild), "bring stale legs up to date, make new ones legs"},
 	{"degraded", UBD_BOOL, AT(degraded), "go on without legs that are not named"},
-	{"read-policy", UBD_CHOICE, AT(read_policy), "which leg is read: each in turn, or the one last read nearby",
+	{"read-policy", UBD_CHOICE, AT(nearest), "which leg is read: each in turn, or the one last read nearby",
 	 .fallback = "round-robin", .choices = "round-robin|nearest"},
 	{"write-mostly", UBD_PATHS, AT(write_mostly), "a leg that is read only when there is no other"},
 	{"bitmap-chunk", UBD_SIZE, AT(chunk), "with --create: bytes that a bit stands for; 0: by size",

@@ -64,7 +64,7 @@ struct mirror {
 	struct legs legs; /* as they were named */
 	struct ubd_list write_mostly;
 	uint64_t chunk, rate, delay, retry;
-	int read_policy;
+	int nearest; /* is read; else each in turn */
 	bool create, rebuild, degraded;
 
 	struct ubd_device *dev;
@@ -83,8 +83,8 @@ struct mirror {
 	struct region *copying;		    /* writers wait; NULL: none */
 	struct ubd_cond turn;		    /* for those and for the copier */
 	struct ubd_cond work;		    /* the worker waits here */
-	_Atomic uint32_t read_errors[MIRROR_LEGS], next_read;
-	_Atomic uint64_t head[MIRROR_LEGS];
+	_Atomic uint32_t read_errors[MIRROR_LEGS];
+	_Atomic uint64_t reads, last[MIRROR_LEGS]; /* so far; each leg's: its number, or end */
 };
 
 /* record.c */
