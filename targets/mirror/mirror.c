@@ -209,12 +209,14 @@ static void mirror_status(void *self, struct ubd_status *out)
 
 /* ---- The device ---------------------------------------------------------------------------- */
 
-static bool names(const struct ubd_list *list, const char *path)
+static int set_slow(struct mirror *m, const char *path)
 {
-	for (size_t k = 0; k < list->count; k++)
-		if (!strcmp(list->items[k], path))
-			return true;
-	return false;
+	unsigned found = 0;
+
+	for_each_leg(i, m->here)
+		found |= (unsigned)!strcmp(m->leg[i]->path, path) << i;
+	m->slow |= found;
+	return found ? 0 : fail(m, "--write-mostly %s: it is not among the legs named", path);
 }
 
 static void mirror_close(struct ubd_device *dev, void *self)
@@ -236,17 +238,13 @@ static int mirror_open(struct ubd_device *dev, void *self)
 	m->create = m->create && !ubd_device_takes_over(dev);
 	if (m->legs.paths.count > MIRROR_LEGS || (m->create && m->legs.paths.count < 2))
 		return fail(m, "%zu legs: a mirror has 2 to %u", m->legs.paths.count, MIRROR_LEGS);
-	for (size_t k = 0; k < m->write_mostly.count; k++)
-		if (!names(&m->legs.paths, m->write_mostly.items[k]))
-			return fail(m, "--write-mostly %s: it is not among the legs named",
-				    m->write_mostly.items[k]);
 	ret = legs_open(&m->legs, dev, NULL, NULL);
 	if (!ret && l->logical_block > BLOCK)
 		ret = fail(m, "legs with blocks of %u bytes cannot be used", l->logical_block);
 	ret = ret ?: -posix_memalign((void **)&m->buf, BLOCK, sizeof(*m->buf));
 	ret = ret ?: assemble(m);
-	for_each_leg(i, m->here)
-		m->slow |= (unsigned)names(&m->write_mostly, m->leg[i]->path) << i;
+	for (size_t k = 0; !ret && k < m->write_mostly.count; k++)
+		ret = set_slow(m, m->write_mostly.items[k]);
 	if (ret)
 		mirror_close(dev, m);
 	l->size = m->rec.size;
