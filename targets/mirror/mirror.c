@@ -110,7 +110,7 @@ static int begin(const struct ubd_io *io, struct mirror *m)
 		struct region *r = &m->region[i];
 
 		while (m->copying == r)
-			ubd_cond_wait(io->queue, &m->turn, &m->lock);
+			ubd_cond_wait(io->queue, &m->news, &m->lock);
 		r->writers++;
 		if (r->state < DIRTY)
 			region_set(m, i, DIRTY);
@@ -129,11 +129,10 @@ static void end(const struct ubd_io *io, struct mirror *m, bool failed)
 		if (failed) {
 			region_set(m, i, DIFFERENT);
 			m->pos = 0;
-			ubd_cond_wake_one(io->queue, &m->work);
 		}
 	}
-	if (m->copying)
-		ubd_cond_wake_all(io->queue, &m->turn);
+	if (failed || m->copying)
+		ubd_cond_wake_all(io->queue, &m->news);
 	ubd_mutex_unlock(io->queue, &m->lock);
 }
 
@@ -264,7 +263,7 @@ static int mirror_queue_open(struct ubd_queue *q, void *self)
 
 static void mirror_queue_close(struct ubd_queue *q, void *self)
 {
-	ubd_cond_wake_all(q, &((struct mirror *)self)->work);
+	ubd_cond_wake_all(q, &((struct mirror *)self)->news);
 }
 
 /* clang-format off */

@@ -81,8 +81,7 @@ struct mirror {
 	_Atomic uint32_t nr_dirty, nr_sync; /* regions not CLEAN; to be copied */
 	_Atomic uint64_t pos;		    /* bytes: the next piece to copy */
 	struct region *copying;		    /* writers wait; NULL: none */
-	struct ubd_cond turn;		    /* for those and for the copier */
-	struct ubd_cond work;		    /* the worker waits here */
+	struct ubd_cond news;		    /* for those, the copier and the worker at rest */
 	_Atomic uint32_t read_errors[MIRROR_LEGS];
 	_Atomic uint64_t reads, last[MIRROR_LEGS]; /* so far; each leg's: its number, or end */
 };

@@ -50,7 +50,7 @@ int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 			ret = drop_legs(q, m, ~failed, failed, ret);
 	}
 	ubd_mutex_unlock(q, &m->commit);
-	ubd_cond_wake_one(q, &m->work);
+	ubd_cond_wake_all(q, &m->news);
 	return ret;
 }
 

@@ -37,14 +37,14 @@ static void copy_next(struct ubd_queue *q, struct mirror *m)
 	m->pos += io.length;
 	m->copying = r;
 	while (r->writers)
-		ubd_cond_wait(q, &m->turn, &m->lock);
+		ubd_cond_wait(q, &m->news, &m->lock);
 	ubd_mutex_unlock(q, &m->lock);
 	/* Or there is nobody to copy to. */
 	if (m->rec.active & (m->rec.active - 1))
 		ret = commit(q, m, r->since) ?: mirror_copy(&io, m) ?: commit(q, m, m->dropped);
 	ubd_mutex_lock(q, &m->lock);
 	m->copying = NULL;
-	ubd_cond_wake_all(q, &m->turn);
+	ubd_cond_wake_all(q, &m->news);
 	/* Unless a leg came meanwhile, or a write failed: then it begins anew, at 0. */
 	if (m->pos && ret)
 		m->pos = end;
@@ -135,7 +135,7 @@ void mirror_worker(struct ubd_queue *q, void *self)
 		cleaning = due(cleaning, to_clean(m), m->delay);
 		if (!retry && !cleaning && !m->nr_sync && m->rec.active == m->rec.in_sync &&
 		    !ubd_queue_stopping(q))
-			ubd_cond_wait(q, &m->work, &m->lock);
+			ubd_cond_wait(q, &m->news, &m->lock);
 		ubd_mutex_unlock(q, &m->lock);
 		if (retry && ubd_now() >= retry) {
 			tries += tries < RETRY_MAX;
