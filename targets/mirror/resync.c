@@ -23,32 +23,30 @@ static void copy_next(struct ubd_queue *q, struct mirror *m)
 {
 	uint64_t begin = ubd_now(), chunk = m->rec.chunk, end;
 	struct ubd_io io = {.queue = q, .op = MIRROR_FETCH};
-	struct region *r;
 	int ret = 0;
 
 	ubd_mutex_lock(q, &m->lock);
 	while (m->pos >= m->rec.size || m->region[m->pos / chunk].state < LACKED)
 		m->pos = m->pos < m->rec.size ? (m->pos / chunk + 1) * chunk : 0;
-	r = &m->region[m->pos / chunk];
 	end = (m->pos / chunk + 1) * chunk;
 	end = end < m->rec.size ? end : m->rec.size;
 	io.offset = m->pos;
 	io.length = (uint32_t)(end - m->pos < PIECE ? end - m->pos : PIECE);
-	m->pos += io.length;
-	m->copying = r;
-	while (r->writers)
+	m->copying = &m->region[m->pos / chunk];
+	while (m->copying->writers)
 		ubd_cond_wait(q, &m->news, &m->lock);
 	ubd_mutex_unlock(q, &m->lock);
 	/* Or there is nobody to copy to. */
 	if (m->rec.active & (m->rec.active - 1))
-		ret = commit(q, m, r->since) ?: mirror_copy(&io, m) ?: commit(q, m, m->dropped);
+		ret = commit(q, m, m->copying->since) ?: mirror_copy(&io, m);
+	ret = ret ?: commit(q, m, m->dropped);
 	ubd_mutex_lock(q, &m->lock);
 	m->copying = NULL;
 	ubd_cond_wake_all(q, &m->news);
-	/* Unless a leg came meanwhile, or a write failed: then it begins anew, at 0. */
-	if (m->pos && ret)
-		m->pos = end;
-	else if (m->pos == end)
+	/* Unless a write failed meanwhile: then it begins anew, at 0. */
+	if (m->pos == io.offset)
+		m->pos = ret ? end : io.offset + io.length;
+	if (!ret && m->pos == end)
 		region_set(m, io.offset / chunk, DIRTY);
 	ubd_mutex_unlock(q, &m->lock);
 	wait_until(q, begin + (ret ? PAUSE : m->rate ? io.length * MS * 1000 / m->rate : 0));
