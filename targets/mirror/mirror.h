@@ -82,6 +82,7 @@ struct mirror {
 	_Atomic uint64_t pos;		    /* bytes: the next piece to copy */
 	struct region *copying;		    /* writers wait; NULL: none */
 	struct ubd_cond news;		    /* for those, the copier and the worker at rest */
+	unsigned tries;			    /* to take legs back */
 	_Atomic uint32_t read_errors[MIRROR_LEGS];
 	_Atomic uint64_t reads, last[MIRROR_LEGS]; /* so far; each leg's: its number, or end */
 };

@@ -10,16 +10,13 @@
 #define PAUSE (1000 * MS) /* after an error */
 #define RETRY_MAX 6	  /* doublings of --retry */
 
-static void wait_until(struct ubd_queue *q, uint64_t when)
-{
-	for (uint64_t t = ubd_now(); t < when && !ubd_queue_stopping(q); t = ubd_now())
-		ubd_sleep(q, when - t < TICK ? when - t : TICK);
-}
-
 /* ---- Copying ------------------------------------------------------------------------------- */
 
-/* One piece, from where the last one ended. A region that cannot be read is left for later. */
-static void copy_next(struct ubd_queue *q, struct mirror *m)
+/*
+ * One piece, from where the last one ended; returns when it may be the next one's turn. A region
+ * that cannot be read is left for later.
+ */
+static uint64_t copy_next(struct ubd_queue *q, struct mirror *m)
 {
 	uint64_t begin = ubd_now(), chunk = m->rec.chunk, end;
 	struct ubd_io io = {.queue = q, .op = MIRROR_FETCH};
@@ -49,7 +46,7 @@ static void copy_next(struct ubd_queue *q, struct mirror *m)
 	if (!ret && m->pos == end)
 		region_set(m, io.offset / chunk, DIRTY);
 	ubd_mutex_unlock(q, &m->lock);
-	wait_until(q, begin + (ret ? PAUSE : m->rate ? io.length * MS * 1000 / m->rate : 0));
+	return begin + (ret ? PAUSE : m->rate ? io.length * MS * 1000 / m->rate : 0);
 }
 
 /* ---- Settling ------------------------------------------------------------------------------ */
@@ -84,6 +81,7 @@ static int settle(struct ubd_queue *q, struct mirror *m)
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, done)
 		ubd_device_notice(m->dev, "%s is in sync again", m->leg[i]->path);
+	m->tries = done ? 0 : m->tries;
 	return commit(q, m, m->changed);
 }
 
@@ -124,33 +122,34 @@ static uint64_t due(uint64_t when, bool wanted, uint64_t ms)
 void mirror_worker(struct ubd_queue *q, void *self)
 {
 	struct mirror *m = self;
-	uint64_t retry = 0, cleaning = 0;
-	unsigned tries = 0;
+	uint64_t retry = 0, settling = 0;
 
 	while (!ubd_queue_stopping(q)) {
+		uint64_t until = 0;
+
 		ubd_mutex_lock(q, &m->lock);
-		retry = due(retry, m->retry && m->here & ~m->rec.active, m->retry << tries);
-		cleaning = due(cleaning, to_clean(m), m->delay);
-		if (!retry && !cleaning && !m->nr_sync && m->rec.active == m->rec.in_sync &&
-		    !ubd_queue_stopping(q))
+		retry = due(retry, m->retry && m->here & ~m->rec.active, m->retry << m->tries);
+		settling = due(settling, to_clean(m), m->delay);
+		/* What has been copied to whom it lacked need not rest. */
+		if (!m->nr_sync && m->rec.active != m->rec.in_sync)
+			settling = ubd_now();
+		if (!retry && !settling && !m->nr_sync && !ubd_queue_stopping(q))
 			ubd_cond_wait(q, &m->news, &m->lock);
 		ubd_mutex_unlock(q, &m->lock);
 		if (retry && ubd_now() >= retry) {
-			tries += tries < RETRY_MAX;
 			retry = 0;
+			m->tries += m->tries < RETRY_MAX;
 			take_back(q, m);
-		} else if (cleaning && ubd_now() >= cleaning) {
-			cleaning = 0;
-			settle(q, m);
+		} else if (settling && ubd_now() >= settling) {
+			settling = 0;
+			until = settle(q, m) ? ubd_now() + PAUSE : 0;
 		} else if (m->nr_sync) {
-			copy_next(q, m);
-		} else if (m->rec.active == m->rec.in_sync) {
-			wait_until(q, ubd_now() + TICK);
-		} else if (settle(q, m)) {
-			wait_until(q, ubd_now() + PAUSE);
+			until = copy_next(q, m);
 		} else {
-			tries = 0;
+			until = ubd_now() + TICK;
 		}
+		for (uint64_t t = ubd_now(); t < until && !ubd_queue_stopping(q); t = ubd_now())
+			ubd_sleep(q, until - t < TICK ? until - t : TICK);
 	}
 	/* What has been written is at rest: once to note that, once to clean. */
 	settle(q, m);
