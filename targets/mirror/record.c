@@ -175,7 +175,7 @@ int assemble(struct mirror *m)
 	int ret = 0;
 
 	memset(m->buf, 0, sizeof(*m->buf));
-	for (unsigned n = 0; n < count; n++, room += 2 * BLOCK) {
+	for (unsigned n = 0; n < count; n++, room += 2ul * BLOCK) {
 		const struct record *r = copies_load(leg[n].fd, room, BLOCK, MAGIC);
 
 		if (r && r->version != VERSION)
