@@ -209,6 +209,11 @@ int ublk_start(struct ublk_device *ub, pid_t pid)
 		ret = -EEXIST;
 		goto unlock;
 	}
+	/* Others may have been refused since, which leaves none. */
+	if (!(ub->params.types & UBLK_PARAM_TYPE_BASIC)) {
+		ret = -EINVAL;
+		goto unlock;
+	}
 	disk = disk_make(ub);
 	if (IS_ERR(disk)) {
 		ret = PTR_ERR(disk);

@@ -5,6 +5,7 @@
 #include "client.h"
 #include "ctrl.h"
 #include "dev.h"
+#include "hand.h"
 #include "harness.h"
 #include "server.h"
 
@@ -89,6 +90,31 @@ CASE(life_start_before_fetch)
 	server_start(s);
 	RESULT_REQUIRED("start-after-interrupted-start", start_as(dev, (uint64_t)server_pid(s)), 0);
 	server_down(s);
+}
+
+/* What START_DEV found when it came may be gone when the last tag is fetched. */
+CASE(bug_parameters_refused_while_start_waits)
+{
+	struct dev *dev = dev_new(0, 1, 4);
+	struct ublk_params bad;
+	struct hand h;
+	struct job *start;
+	long res = 0;
+
+	hand_open(&h, dev);
+	start = dev_cmd_begin(dev, UBLK_U_CMD_START_DEV, (uint64_t)getpid());
+	CHECK(job_wait(start, 400, &res) == JOB_RUNNING, "START_DEV did not wait: %s",
+	      conform_errname(res));
+	bad = dev->params;
+	bad.basic.logical_bs_shift = 0;
+	RESULT("set-bad-params-while-start-waits",
+	       ctrl(UBLK_U_CMD_SET_PARAMS, dev->id, .buf = &bad, .len = sizeof(bad)), -EINVAL);
+	ioq_fetch_all(&h.q);
+	REQUIRE(job_wait(start, 10000, &res) == 0, "START_DEV does not end");
+	job_put(start);
+	CHECK(res == -EINVAL, "started without parameters: %s", conform_errname(res));
+	CHECK(!dev_has_disk(dev), "a disk without parameters");
+	hand_close(&h);
 }
 
 CASE(life_start_twice)
