@@ -115,6 +115,8 @@ int params_check(struct ubd_device *dev)
 	l->read_only = l->read_only || dev->cfg.read_only;
 	if (l->fua && !l->volatile_cache)
 		return bad(dev, "fua without volatile_cache makes no sense");
+	if (l->chunk % l->logical_block)
+		return bad(dev, "its chunks are not whole blocks");
 	return check_zones(dev);
 }
 

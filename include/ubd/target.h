@@ -114,7 +114,7 @@ struct ubd_limits {
 	uint32_t io_min;	      /* default physical_block */
 	uint32_t io_opt;	      /* 0: none */
 	uint32_t max_io;	      /* largest request; default the device's own */
-	uint32_t chunk;		      /* no request crosses a multiple of it; 0: none */
+	uint32_t chunk;		      /* whole blocks: no request crosses a multiple; 0: none */
 	uint64_t max_discard;	      /* largest DISCARD; 0: not supported */
 	uint64_t max_write_zeroes;    /* largest WRITE_ZEROES; 0: not supported */
 	uint32_t discard_granularity; /* default logical_block, when one of those is set */

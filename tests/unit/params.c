@@ -141,6 +141,7 @@ static const struct refusal refusals[] = {
 	 {0},
 	 "open zones"},
 	{"fua alone", {SIZE, .fua = true}, {0}, "fua"},
+	{"odd chunks", {SIZE, .chunk = 6144}, {.block_size = 4096}, "whole blocks"},
 	{"too many queues", {SIZE}, {.queues = 4097}, "1 to 4096"},
 	{"too deep", {SIZE}, {.depth = 4097}, "1 to 4096"},
 	{"requests of 0.5 KiB", {SIZE}, {.max_io = 512}, "multiple of 4096"},
