@@ -313,7 +313,9 @@ put:
 
 static void device_remove(struct ublk_device *ub)
 {
-	ublk_stop(ub);
+	mutex_lock(&ub->mutex);
+	ublk_end_locked(ub);
+	mutex_unlock(&ub->mutex);
 	cdev_device_del(&ub->cdev, &ub->dev);
 	/* Whoever waits for a server waits for nothing now. */
 	wake_up_all(&ub->wait);

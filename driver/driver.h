@@ -303,6 +303,7 @@ void ublk_state_set(struct ublk_device *ub, enum ublk_dev_state to);
 
 /* start.c */
 int ublk_start(struct ublk_device *ub, pid_t pid);
+void ublk_end_locked(struct ublk_device *ub);
 int ublk_stop(struct ublk_device *ub);
 void ublk_stop_locked(struct ublk_device *ub);
 int ublk_try_stop(struct ublk_device *ub);

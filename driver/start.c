@@ -264,16 +264,29 @@ void ublk_stop_locked(struct ublk_device *ub)
 }
 
 /**
- * ublk_stop() - STOP_DEV: take the disk away and tell the server
+ * ublk_end_locked() - take the disk away and tell the server
+ * @ub: the device, its mutex held
+ */
+void ublk_end_locked(struct ublk_device *ub)
+{
+	ublk_stop_locked(ub);
+	ublk_send_away(ub);
+}
+
+/**
+ * ublk_stop() - STOP_DEV
  * @ub: the device
  *
- * Return: 0.
+ * A server that is killed while it waits for the mutex must not: its end may be what the mutex's
+ * holder waits for, and it has one only when its commands to control devices have ended.
+ *
+ * Return: 0 or -EINTR.
  */
 int ublk_stop(struct ublk_device *ub)
 {
-	mutex_lock(&ub->mutex);
-	ublk_stop_locked(ub);
-	ublk_send_away(ub);
+	if (mutex_lock_killable(&ub->mutex))
+		return -EINTR;
+	ublk_end_locked(ub);
 	mutex_unlock(&ub->mutex);
 	return 0;
 }
@@ -282,7 +295,7 @@ int ublk_stop(struct ublk_device *ub)
  * ublk_try_stop() - TRY_STOP_DEV: stop unless somebody has the disk open
  * @ub: the device
  *
- * Return: 0, -EBUSY, or -ENODEV when there is no disk.
+ * Return: 0, -EINTR, -EBUSY, or -ENODEV when there is no disk.
  */
 int ublk_try_stop(struct ublk_device *ub)
 {
@@ -291,7 +304,11 @@ int ublk_try_stop(struct ublk_device *ub)
 
 	if (!disk)
 		return -ENODEV;
-	mutex_lock(&disk->open_mutex);
+	/* Without the device's mutex: who opens the disk may wait for the next server. */
+	if (mutex_lock_killable(&disk->open_mutex)) {
+		ret = -EINTR;
+		goto put;
+	}
 	if (!disk_openers(disk)) {
 		set_bit(UBLK_DEV_REFUSE_OPENS, &ub->flags);
 		ret = 0;
@@ -299,6 +316,9 @@ int ublk_try_stop(struct ublk_device *ub)
 	mutex_unlock(&disk->open_mutex);
 	if (!ret)
 		ret = ublk_stop(ub);
+	if (ret == -EINTR)
+		clear_bit(UBLK_DEV_REFUSE_OPENS, &ub->flags);
+put:
 	ublk_disk_put(disk);
 	return ret;
 }

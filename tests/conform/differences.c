@@ -79,6 +79,8 @@ static const struct difference differences[] = {
 	 "in-tree takes limits that cut a block up"},
 	{"params-block-over-segments", DRV_INTREE, DIFF_ANY, 0,
 	 "in-tree takes limits that cut a block up"},
+	{"bug_stop_that_waits_for_another_cannot_be_killed", DRV_INTREE, DIFF_NOT_RUN, 0,
+	 "in-tree waits for the other where no signal reaches it"},
 	{"bug_parameters_refused_while_start_waits", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree starts the device with what it has refused"},
 	{"zoned_update_size", DRV_INTREE, DIFF_NOT_RUN, 0,
