@@ -277,8 +277,8 @@ void ublk_end_locked(struct ublk_device *ub)
  * ublk_stop() - STOP_DEV
  * @ub: the device
  *
- * A server that is killed while it waits for the mutex must not: its end may be what the mutex's
- * holder waits for, and it has one only when its commands to control devices have ended.
+ * Killable: the mutex's holder may wait for the end of the very server that waits here, and to
+ * io_uring a process has ended only when its own commands to devices have.
  *
  * Return: 0 or -EINTR.
  */
