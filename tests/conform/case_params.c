@@ -216,6 +216,7 @@ CASE(bug_limits_that_cut_a_block_up_accepted)
 {
 	struct dev *dev = added(0);
 
+	need_late_params(dev);
 	dev->params.basic.logical_bs_shift = 12;
 	dev->params.basic.physical_bs_shift = 12;
 	TRY("params-chunk-cuts-blocks", -EINVAL, dev, p->basic.chunk_sectors = 12);
@@ -226,7 +227,6 @@ CASE(bug_limits_that_cut_a_block_up_accepted)
 	dev->params.types |= UBLK_PARAM_TYPE_SEGMENT;
 	dev->params.seg = (struct ublk_param_segment){
 		.seg_boundary_mask = 4095, .max_segment_size = 4096, .max_segments = 1};
-	need_late_params(dev);
 	TRY("params-block-over-segments", -EINVAL, dev, (void)p);
 	TRY("params-block-in-segments", 0, dev, p->seg.max_segments = 2);
 	TRY("params-block-in-a-segment", 0, dev, p->types |= UBLK_PARAM_TYPE_DMA_ALIGN;
