@@ -380,6 +380,28 @@ static void stop_and_kill(uint64_t flags)
 	dev_del(s->dev);
 }
 
+/* Another STOP_DEV waits for the first: a server that does so in its own name cannot die else. */
+CASE(bug_stop_that_waits_for_another_cannot_be_killed)
+{
+	struct server *s = server_up(dev_new(0, 1, 8));
+	struct job *io, *first, *second;
+
+	s->hook = hold_reads;
+	io = io_begin(s->dev, IO_READ, AT, 4096);
+	while (!atomic_load(&s->held))
+		sleep_ms(5);
+	first = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
+	CHECK(job_wait(first, 400, NULL) == JOB_RUNNING, "STOP_DEV did not wait for the read");
+	second = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
+	CHECK(job_wait(second, 400, NULL) == JOB_RUNNING, "the second STOP_DEV did not wait");
+	job_signal(second, SIGKILL);
+	CHECK(job_wait(second, 5000, NULL) != JOB_RUNNING, "it cannot be killed");
+	server_kill(s);
+	CHECK(job_wait(first, 15000, NULL) == 0, "STOP_DEV does not end");
+	CHECK(io_end_within(io, 5000) != JOB_RUNNING, "the read does not end");
+	dev_del(s->dev);
+}
+
 CASE(trap_stop_while_the_server_dies)
 {
 	stop_and_kill(0);

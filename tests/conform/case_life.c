@@ -125,37 +125,6 @@ CASE(life_start_twice)
 	server_down(s);
 }
 
-static enum server_answer never(struct server *s, struct server_io *io)
-{
-	(void)io;
-	atomic_fetch_add(&s->custom[0], 1);
-	return ANSWER_NEVER;
-}
-
-/* Who stops a device while another STOP_DEV waits for its I/O: a server cannot die of that else. */
-CASE(bug_stop_that_waits_for_another_cannot_be_killed)
-{
-	struct dev *dev = dev_new(0, 1, 4);
-	struct server *s = server_up(dev);
-	struct job *read, *first, *second;
-	uint64_t until = now_ms() + 5000;
-
-	s->hook = never;
-	read = io_begin(dev, IO_READ, 0, 4096);
-	while (!atomic_load(&s->custom[0]) && now_ms() < until)
-		sleep_ms(5);
-	first = dev_cmd_begin(dev, UBLK_U_CMD_STOP_DEV, 0);
-	CHECK(job_wait(first, 400, NULL) == JOB_RUNNING, "STOP_DEV did not wait for the read");
-	second = dev_cmd_begin(dev, UBLK_U_CMD_STOP_DEV, 0);
-	CHECK(job_wait(second, 400, NULL) == JOB_RUNNING, "the second STOP_DEV did not wait");
-	job_signal(second, SIGKILL);
-	CHECK(job_wait(second, 5000, NULL) != JOB_RUNNING, "it cannot be killed");
-	server_kill(s);
-	CHECK(job_wait(first, 15000, NULL) == 0, "STOP_DEV does not end");
-	CHECK(job_wait(read, 5000, NULL) != JOB_RUNNING, "the read does not end");
-	dev_del(dev);
-}
-
 CASE(life_stop_before_start)
 {
 	struct dev *dev = dev_new(0, 1, 4);
