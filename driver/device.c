@@ -221,7 +221,7 @@ static struct ublk_device *device_alloc(const struct ublksrv_ctrl_dev_info *want
 	INIT_WORK(&ub->release_work, ublk_release_work);
 	INIT_DELAYED_WORK(&ub->close_work, ublk_close_work);
 	INIT_WORK(&ub->scan_work, ublk_scan_work);
-	ublk_watch_init(ub);
+	INIT_DELAYED_WORK(&ub->watch_work, ublk_watch_work);
 	device_initialize(&ub->dev);
 	ub->dev.class = &ch_class;
 	ub->dev.devt = MKDEV(MAJOR(ch_devt), id);

@@ -233,10 +233,8 @@ struct ublk_device {
 	struct work_struct release_work;
 	struct delayed_work close_work;
 	struct work_struct scan_work;
-#ifndef UBLK_HAVE_CMD_CANCEL
 	struct delayed_work watch_work;
 	bool exec_before;
-#endif
 	struct workqueue_struct *zc_wq;
 	struct ublk_shmem *shmem;
 	struct blk_mq_tag_set tag_set;
@@ -567,38 +565,17 @@ static inline int ublk_revalidate_zones(struct gendisk *disk)
 }
 #endif
 
-/* watch.c: where io_uring does not tell that a server goes away */
+/* watch.c */
+bool ublk_task_is_leaving(const struct task_struct *task);
+void ublk_watch_work(struct work_struct *work);
+void ublk_watch_start(struct ublk_device *ub);
 #ifdef UBLK_HAVE_CMD_CANCEL
 static inline bool ublk_ring_is_dying(struct io_uring_cmd *cmd)
 {
 	return false;
 }
-
-static inline void ublk_watch_init(struct ublk_device *ub)
-{
-}
-
-static inline void ublk_watch_start(struct ublk_device *ub)
-{
-}
-
-static inline void ublk_watch_stop(struct ublk_device *ub)
-{
-}
 #else
 bool ublk_ring_is_dying(struct io_uring_cmd *cmd);
-void ublk_watch_work(struct work_struct *work);
-void ublk_watch_start(struct ublk_device *ub);
-
-static inline void ublk_watch_init(struct ublk_device *ub)
-{
-	INIT_DELAYED_WORK(&ub->watch_work, ublk_watch_work);
-}
-
-static inline void ublk_watch_stop(struct ublk_device *ub)
-{
-	cancel_delayed_work_sync(&ub->watch_work);
-}
 #endif
 
 /* unprivileged.c */

@@ -82,7 +82,7 @@ bool ublk_abandon_dead(struct ublk_device *ub)
 			/* Past its last task work. */
 			if (smp_load_acquire(&slot->task->exit_state))
 				ublk_abandon(q, slot);
-			else if (READ_ONCE(slot->task->flags) & PF_EXITING)
+			else if (ublk_task_is_leaving(slot->task))
 				more = true;
 		}
 	}
@@ -111,7 +111,7 @@ void ublk_release_work(struct work_struct *work)
 	struct ublk_device *ub = container_of(work, struct ublk_device, release_work);
 	struct gendisk *disk;
 
-	ublk_watch_stop(ub);
+	cancel_delayed_work_sync(&ub->watch_work);
 	ublk_close(ub);
 	if (cancel_delayed_work_sync(&ub->close_work))
 		ublk_put(ub);
