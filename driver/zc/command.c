@@ -179,13 +179,15 @@ void ublk_zc_command_end(struct io_uring_cmd *cmd, int res)
 
 /*
  * Commits the request with the sum of the members and arms its command for the next one. The
- * tag may be used again at once: the group is gone before.
+ * tag may be used again at once: the group is gone before. A server that does not wait for the
+ * next request sees the end in the descriptor.
  */
-static bool fused_end(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,
-		      s32 bytes)
+static bool fused_end(struct ublk_queue *q, u16 tag, struct io_uring_cmd *cmd, s32 bytes)
 {
+	struct ublk_slot *slot = &q->slots[tag];
 	bool armed;
 
+	smp_store_release(&q->desc[tag].addr, 0);
 	slot->res = bytes;
 	armed = ublk_slot_arm(q, slot, cmd);
 	ublk_slot_release(q, slot);
@@ -213,7 +215,7 @@ static bool group_end(struct ublk_group *g, struct io_uring_cmd **cmd, int *res)
 		return true;
 	}
 	if (*res >= 0) {
-		if (fused_end(q, slot, *cmd, *res))
+		if (fused_end(q, tag, *cmd, *res))
 			return false;
 		*res = UBLK_IO_RES_ABORT;
 	} else if (*res == UBLK_IO_RES_ABORT) {

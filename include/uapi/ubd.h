@@ -18,7 +18,7 @@
 
 #include "ublk.h"
 
-#define UBD_ABI_VERSION 1
+#define UBD_ABI_VERSION 2
 
 /* ---- Features ------------------------------------------------------------------------------ */
 
@@ -52,7 +52,8 @@ struct ubd_query {
  * A tag is used again as soon as its request has ended. A member that comes too late must not touch
  * the next request's pages, so each request of a tag has a generation: with any of the features
  * above it is in ublksrv_io_desc.addr, 24 bits, never 0. A command that names another is
- * refused with -ESTALE.
+ * refused with -ESTALE. From version 2 on it becomes 0, or the next request's, as soon as the
+ * members of a fused commit have ended.
  */
 #define UBD_GENERATION_MASK 0xffffffu
 
@@ -95,7 +96,8 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
  * fails the request is not completed: the command ends with that error (never -ENODEV, which
  * becomes -EIO), the tag stays the server's and is committed by UBLK_U_IO_COMMIT_AND_FETCH_REQ. nr
  * 0, and a zone append, whose place only a commit can tell: -EINVAL. While it runs other commands
- * for the request get -EBUSY.
+ * for the request get -EBUSY. The next request may be long in coming: that the members of this one
+ * have ended shows in its generation.
  */
 #define UBD_U_IO_FUSED UBD_IO_RW(0x61)
 
