@@ -231,6 +231,9 @@ int ubd_ctrl_extensions(struct ubd_ctrl *c, uint64_t *features, char *version, s
 		ret = 0;
 	}
 	*features = query.features;
+	/* Before version 2 nobody learns that a fused request has ended. */
+	if (query.abi_version < 2)
+		*features &= ~UBD_F_FUSED;
 	if (version && size)
 		snprintf(version, size, "%.*s", (int)sizeof(query.version), query.version);
 	return ret;

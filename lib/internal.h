@@ -79,6 +79,10 @@ struct tag {
 	bool registered;     /* the data is in the ring's buffer table by our command */
 	uint32_t generation; /* members: of the request now in this tag */
 	uint8_t fused;	     /* members waiting for the commit, or gone with it */
+	bool owed;	     /* the target has not heard of a fused request's end */
+	bool telling;	     /* it is hearing of it */
+	bool came;	     /* meanwhile, or until it can, the command has ended ... */
+	int cqe;	     /* ... with this */
 	int result;
 	struct local_request *local;
 	struct ubd_member members[FUSED_MAX];
@@ -120,14 +124,17 @@ struct ubd_queue {
 	struct io_uring ring;
 	struct ubd_device *dev;
 	const struct ubd_target *target;
+	void (*finished)(struct ubd_io *io, void *self); /* the target's, or NULL */
 	void *self;
 	const struct way *way;
 	struct tag *tags;
 	const struct ublksrv_io_desc *desc; /* the driver's, read-only mapping */
 	int char_fd;			    /* as SQEs name it: fixed file 0 */
 	unsigned index, depth;
-	unsigned serving; /* tags in TAG_SERVED */
-	unsigned armed;	  /* tags in TAG_FETCH or TAG_DATA */
+	unsigned serving;    /* tags in TAG_SERVED */
+	unsigned armed;	     /* tags in TAG_FETCH or TAG_DATA */
+	unsigned owed, came; /* tags that are */
+	bool looking;	     /* for the ends of fused requests */
 	/* REGISTER_IO_BUF commands that failed whose UNREGISTER has not. */
 	unsigned not_registered;
 	bool stopping; /* nothing new is fetched */
@@ -269,6 +276,8 @@ void queue_stop(struct ubd_queue *q);
 int request_fetch_all(struct ubd_queue *q);
 void request_complete(struct ubd_queue *q, uint16_t tag, int res);
 void request_start(struct ubd_queue *q, struct tag *t);
+/* May a request end without our doing? Not if the target would not hear of it. On a coroutine. */
+bool request_may_fuse(struct ubd_queue *q);
 
 /* transfer.c */
 /* What must happen to the data of a READ that is about to end with res > 0 bytes; 0 or -errno. */

@@ -180,6 +180,8 @@ int queue_init(struct ubd_queue *q, struct ubd_device *dev, unsigned index)
 	memset(q, 0, sizeof(*q));
 	q->dev = dev;
 	q->target = dev->target;
+	/* A target of an earlier interface ends before that member. */
+	q->finished = dev->target->api >= 4 ? dev->target->finished : NULL;
 	q->self = dev->self;
 	q->way = &ways[dev->zero_copy];
 	q->index = index;

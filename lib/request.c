@@ -2,11 +2,16 @@
 /*
  * A request's life: fetched from the driver, served on a coroutine, committed. The commit fetches
  * the tag's next request.
+ *
+ * A fused commit ends with the next request as well. A target that wants to know when its requests
+ * are over hears of it then, or from look(), which sees it in the driver's descriptors.
  */
 #include "internal.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define LOOK_NS 10000000 /* between looks for fused requests that have ended */
 
 /* Give the tag to the driver with one of the commands that end when it has work. */
 static void send_command(struct ubd_queue *q, struct tag *t, uint32_t op, uint64_t addr)
@@ -64,6 +69,8 @@ static void commit_fused(struct ubd_queue *q, struct tag *t)
 	queue_sqe_tag(q, sqe, t->io.tag, FAULT_COMMIT);
 	t->state = TAG_FETCH;
 	q->armed++;
+	t->owed = q->finished;
+	q->owed += t->owed;
 }
 
 static void account(struct ubd_queue *q, const struct tag *t)
@@ -136,6 +143,8 @@ static void serve(void *arg)
 	t->result = final_result(t, res);
 	if (t->registered)
 		transfer_unregister(t);
+	if (q->finished)
+		q->finished(&t->io, q->self);
 	account(q, t);
 	q->serving--;
 	if (t->local) {
@@ -146,10 +155,8 @@ static void serve(void *arg)
 	}
 }
 
-void request_start(struct ubd_queue *q, struct tag *t)
+static void begin(struct ubd_queue *q, struct tag *t)
 {
-	struct coro *co;
-
 	t->fill = FILL_NONE;
 	t->push_data = false;
 	t->registered = false;
@@ -159,6 +166,13 @@ void request_start(struct ubd_queue *q, struct tag *t)
 	q->serving++;
 	if (q->way->buffers && carries_write_data(&t->io) && t->buf == t->own_buf)
 		t->dirty = MAX(t->dirty, t->io.length);
+}
+
+void request_start(struct ubd_queue *q, struct tag *t)
+{
+	struct coro *co;
+
+	begin(q, t);
 	co = coro_new(&q->coros, serve, t);
 	if (unlikely(!co)) {
 		/* As many stacks as tags are reserved: only the target's own coroutines can use
@@ -194,36 +208,9 @@ static void decode(struct ubd_queue *q, struct tag *t)
 	t->generation = (uint32_t)d->addr & UBD_GENERATION_MASK;
 }
 
-/*
- * The command that carried the members and the commit has ended with res. A failed member leaves
- * the request with us: commit the error, or let the target go on. Returns whether res is what a
- * fetch ends with.
- */
-static bool fused_ended(struct ubd_queue *q, struct tag *t, int res)
+/* A fetch has ended with res. */
+static void fetched(struct ubd_queue *q, struct tag *t, int res)
 {
-	bool fetched = res == UBLK_IO_RES_OK || res == UBLK_IO_RES_ABORT;
-	bool again = !fetched && !t->io.error && retries(q);
-
-	t->result = fetched ? (int)t->io.length : res;
-	if (res != UBLK_IO_RES_ABORT && !again)
-		account(q, t);
-	t->fused = 0;
-	if (again) {
-		t->io.error = res;
-		request_start(q, t);
-	} else if (!fetched) {
-		commit(q, t);
-	}
-	return fetched;
-}
-
-void request_complete(struct ubd_queue *q, uint16_t tag, int res)
-{
-	struct tag *t = &q->tags[tag];
-
-	q->armed--;
-	if (t->fused && !fused_ended(q, t, res))
-		return;
 	switch (res) {
 	case UBLK_IO_RES_OK:
 		decode(q, t);
@@ -239,7 +226,134 @@ void request_complete(struct ubd_queue *q, uint16_t tag, int res)
 	default:
 		t->state = TAG_IDLE;
 		device_fail(q->dev, res, "queue %u: the driver refused a command for tag %u: %s",
-			    q->index, tag, strerror(-res));
+			    q->index, t->io.tag, strerror(-res));
 		queue_break(q, res);
 	}
+}
+
+/* ---- Fused commits ------------------------------------------------------------------------- */
+
+static bool is_fetch(int res)
+{
+	return res == UBLK_IO_RES_OK || res == UBLK_IO_RES_ABORT;
+}
+
+/* On a coroutine: the request is over, and what its tag's command ended with waits in t->cqe. */
+static void tell(struct ubd_queue *q, struct tag *t)
+{
+	t->telling = true;
+	q->serving++;
+	q->finished(&t->io, q->self);
+	q->serving--;
+	t->telling = false;
+	t->owed = false;
+	q->owed--;
+}
+
+static void go_on(void *arg)
+{
+	struct tag *t = arg;
+	struct ubd_queue *q = t->io.queue;
+
+	if (t->owed)
+		tell(q, t);
+	t->came = false;
+	q->came--;
+	if (t->cqe == UBLK_IO_RES_OK) {
+		decode(q, t);
+		begin(q, t);
+		serve(t);
+	} else if (is_fetch(t->cqe)) {
+		fetched(q, t, t->cqe);
+	} else {
+		commit(q, t);
+	}
+}
+
+/* Without memory for a coroutine look() tries again. */
+static void resume(struct ubd_queue *q, struct tag *t)
+{
+	struct coro *co = coro_new(&q->coros, go_on, t);
+
+	if (!co)
+		return;
+	if (queue_current(q))
+		queue_ready(q, co);
+	else
+		coro_enter(co);
+}
+
+static bool has_ended(const struct ubd_queue *q, const struct tag *t)
+{
+	uint64_t addr = __atomic_load_n(&q->desc[t->io.tag].addr, __ATOMIC_ACQUIRE);
+
+	return (addr & UBD_GENERATION_MASK) != t->generation;
+}
+
+/* As long as there are requests whose end the target has not heard of. */
+static void look(struct ubd_queue *q, void *arg)
+{
+	(void)arg;
+	while (q->owed || q->came) {
+		ubd_sleep(q, LOOK_NS);
+		for (unsigned i = 0; i < q->depth; i++) {
+			struct tag *t = &q->tags[i];
+
+			if (t->telling)
+				continue;
+			if (t->owed && !t->came && has_ended(q, t))
+				tell(q, t);
+			if (t->came)
+				resume(q, t);
+		}
+	}
+	q->looking = false;
+}
+
+bool request_may_fuse(struct ubd_queue *q)
+{
+	if (q->finished && !q->looking)
+		q->looking = !ubd_spawn(q, look, NULL);
+	return !q->finished || q->looking;
+}
+
+/*
+ * The command that carried the members and the commit has ended with res. A failed member leaves
+ * the request with us: commit the error, or let the target go on.
+ */
+static void fused_ended(struct ubd_queue *q, struct tag *t, int res)
+{
+	bool again = !is_fetch(res) && !t->io.error && retries(q);
+
+	t->result = is_fetch(res) ? (int)t->io.length : res;
+	if (res != UBLK_IO_RES_ABORT && !again)
+		account(q, t);
+	t->fused = 0;
+	if (again) {
+		q->owed -= t->owed;
+		t->owed = false;
+		t->io.error = res;
+		request_start(q, t);
+	} else if (q->finished) {
+		t->cqe = res;
+		t->came = true;
+		q->came++;
+		if (!t->telling)
+			resume(q, t);
+	} else if (is_fetch(res)) {
+		fetched(q, t, res);
+	} else {
+		commit(q, t);
+	}
+}
+
+void request_complete(struct ubd_queue *q, uint16_t tag, int res)
+{
+	struct tag *t = &q->tags[tag];
+
+	q->armed--;
+	if (t->fused)
+		fused_ended(q, t, res);
+	else
+		fetched(q, t, res);
 }

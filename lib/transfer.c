@@ -433,7 +433,7 @@ int ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n)
 	 * append's place is told by an ordinary commit. */
 	if (tag->io.queue->way->fused && io->op != UBD_ZONE_APPEND && tag->fill == FILL_NONE &&
 	    !in_buffer(tag) && !check_ranges(tag, t, n, &total, &end, &whole) && whole &&
-	    member_fuse(tag, t, n))
+	    request_may_fuse(io->queue) && member_fuse(tag, t, n))
 		return FUSED_RESULT;
 	ret = ubd_io_transfer(io, t, n);
 	if (ret < 0)

@@ -40,7 +40,7 @@ struct ubd_command {
 	struct ubd_status *answer; /* for ubd_status_number(), ubd_status_text() */
 };
 
-#define UBD_TARGET_API 3
+#define UBD_TARGET_API 4
 
 /* The target reads or writes the bytes themselves: ubd_io_data(), ubd_io_get(), ubd_io_put(). */
 #define UBD_TARGET_SEES_DATA (1u << 0)
@@ -94,6 +94,13 @@ struct ubd_target {
 	 * -errno, then with a sentence by ubd_device_fail().
 	 */
 	int (*command)(struct ubd_queue *q, void *self, const struct ubd_command *c);
+	/*
+	 * From api 4: a request that handle() got is over, whatever came of it: nothing of it is
+	 * under way any more. Once for each, on a coroutine of its queue; a request that the driver
+	 * finished (ubd_io_finish()) may have ended up to some 20 ms before. For targets that
+	 * count the requests under way; io is as handle() left it.
+	 */
+	void (*finished)(struct ubd_io *io, void *self);
 };
 
 /*
@@ -199,7 +206,7 @@ enum ubd_op {
 #define UBD_IO_FUA (1u << 0)	  /* durable before it is acknowledged */
 #define UBD_IO_NO_UNMAP (1u << 1) /* WRITE_ZEROES: keep the space allocated */
 
-/* One request. Owned by the library; valid until handle() returns. */
+/* One request. Owned by the library; valid until handle() returns, and in finished(). */
 struct ubd_io {
 	struct ubd_queue *queue;
 	uint64_t offset;    /* bytes */

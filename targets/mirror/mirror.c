@@ -59,10 +59,9 @@ static unsigned choose(struct mirror *m, const struct ubd_io *io, unsigned mask)
 		return best;
 	mask = mask & ~m->slow ?: mask;
 	for_each_leg(i, mask) {
-		uint64_t last = m->last[i], far = last;
+		uint64_t last = m->last[i], at = io->offset;
+		uint64_t far = !m->nearest ? last : last > at ? last - at : at - last;
 
-		if (m->nearest)
-			far = last > io->offset ? last - io->offset : io->offset - last;
 		if (far < least) {
 			least = far;
 			best = i;
@@ -120,18 +119,20 @@ static int begin(const struct ubd_io *io, struct mirror *m)
 	return commit(io->queue, m, want);
 }
 
-/* After an error nobody knows what each leg holds: copy it. */
-static void end(const struct ubd_io *io, struct mirror *m, bool failed)
+/* After an error, the note of a write, nobody knows what each leg holds: copy it. */
+static void mirror_finished(struct ubd_io *io, void *self)
 {
+	struct mirror *m = self;
+
+	if (io->op == UBD_READ)
+		return;
 	ubd_mutex_lock(io->queue, &m->lock);
 	for_each_region(i, m, io) {
 		m->region[i].writers--;
-		if (failed) {
+		if (io->note)
 			region_set(m, i, DIFFERENT);
-			m->pos = 0;
-		}
 	}
-	if (failed || m->copying)
+	if (io->note || m->copying)
 		ubd_cond_wake_all(io->queue, &m->news);
 	ubd_mutex_unlock(io->queue, &m->lock);
 }
@@ -148,29 +149,30 @@ static int on_legs(struct ubd_io *io, struct mirror *m, unsigned mask)
 int mirror_write(struct ubd_io *io, struct mirror *m)
 {
 	struct ubd_transfer t[MIRROR_LEGS];
-	unsigned mask, n = 0;
-	int ret = begin(io, m);
+	int ret = io->error ? 0 : begin(io, m);
+	unsigned mask = m->rec.active, n = 0;
 
-	mask = m->rec.active;
 	for_each_leg(i, mask)
 		t[n++] = backing_transfer(m->leg[i], io, 0, io->length, io->offset);
+	/* Of the end of what the driver finishes we hear late: not while a copy may wait for it. */
+	if (!ret && io->op == UBD_WRITE && !io->error && m->durable >= m->dropped && !m->nr_sync)
+		return ubd_io_finish(io, t, n);
 	/* Data to all in one group; if that failed, whose fault was it? */
-	if (!ret && (io->op != UBD_WRITE || ubd_io_transfer(io, t, n) < 0))
+	if (!ret && (io->op != UBD_WRITE || io->error || ubd_io_transfer(io, t, n) < 0))
 		ret = on_legs(io, m, mask);
-	end(io, m, ret);
+	io->note = ret != 0;
 	return ret;
 }
 
 int mirror_copy(struct ubd_io *io, struct mirror *m)
 {
 	int ret = read_leg(io, m);
-	unsigned mask;
 
 	if (ret)
 		return ret;
 	io->op = MIRROR_COPY;
-	mask = legs_differ(m, io) ? 1u << io->note : m->rec.in_sync;
-	return on_legs(io, m, m->rec.active & ~mask);
+	return on_legs(io, m,
+		       m->rec.active & ~(legs_differ(m, io) ? 1u << io->note : m->rec.in_sync));
 }
 
 static int mirror_handle(struct ubd_io *io, void *self)
@@ -291,6 +293,6 @@ const struct ubd_target target_mirror = {
 	.api = UBD_TARGET_API, .flags = UBD_TARGET_RETRIES, .name = "mirror",
 	.summary = "two or more files or block devices that hold the same (RAID-1)",
 	.options = mirror_options, .size = sizeof(struct mirror), .status = mirror_status,
-	.open = mirror_open, .close = mirror_close, .handle = mirror_handle,
+	.open = mirror_open, .close = mirror_close, .handle = mirror_handle, .finished = mirror_finished,
 	.queue_open = mirror_queue_open, .queue_close = mirror_queue_close,
 };

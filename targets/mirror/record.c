@@ -61,10 +61,10 @@ int drop_legs(struct ubd_queue *q, struct mirror *m, uint64_t good, uint64_t fai
 	ubd_mutex_lock(q, &m->lock);
 	others = m->rec.in_sync & good;
 	failed &= others ? m->rec.active : 0;
+	/* First: who finds a leg out finds that this is not durable yet. */
+	m->dropped = failed ? ++m->changed : m->dropped;
 	m->rec.active &= ~failed;
 	m->rec.in_sync &= ~failed;
-	if (failed)
-		m->dropped = ++m->changed;
 	ubd_mutex_unlock(q, &m->lock);
 	for_each_leg(i, failed)
 		ubd_device_notice(
@@ -84,6 +84,9 @@ void region_set(struct mirror *m, uint64_t nr, unsigned state)
 	m->nr_dirty += (state > CLEAN) - (r->state > CLEAN);
 	m->nr_sync += (state > DIRTY) - (r->state > DIRTY);
 	r->state = state;
+	/* Copying begins anew. */
+	if (state > DIRTY)
+		m->pos = 0;
 }
 
 /* ---- Putting together ---------------------------------------------------------------------- */

@@ -105,7 +105,6 @@ static void take_back(struct ubd_queue *q, struct mirror *m)
 		for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
 			if (m->region[nr].state == RESTING || m->region[nr].state == DIRTY)
 				region_set(m, nr, LACKED);
-		m->pos = 0;
 		m->changed++;
 		ubd_mutex_unlock(q, &m->lock);
 		ubd_device_notice(m->dev, "%s works again: copying what it lacks", m->leg[i]->path);

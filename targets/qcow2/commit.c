@@ -104,6 +104,9 @@ static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct b
 {
 	unsigned at = 0;
 
+	/* Of those under way some may have ended without our knowing. */
+	if (atomic_load(&img->inflight[0]) || atomic_load(&img->inflight[1]))
+		atomic_store(&img->data->needs_sync, true);
 	for (*steps = 0; *steps < NR_STEPS; ++*steps) {
 		unsigned first = at, n;
 		int ret = 0;

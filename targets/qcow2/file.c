@@ -135,6 +135,9 @@ static ssize_t perform(struct ubd_queue *q, struct qc_file_op *op)
 	case QC_READ:
 		return ubd_pread(q, fd, op->data, op->len, op->pos);
 	case QC_WRITE:
+		/* The driver could not tell us when it has made the file longer. */
+		if (op->last && op->pos + op->len <= atomic_load(&op->file->end))
+			return ubd_io_finish(op->io, &t, 1);
 		return op->io ? ubd_io_transfer(op->io, &t, 1)
 			      : ubd_pwrite(q, fd, op->data, op->len, op->pos, 0);
 	case QC_SYNC:
@@ -184,9 +187,9 @@ int qc_file_write(struct qc_file *f, struct ubd_queue *q, const void *buf, uint6
 }
 
 int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, uint32_t len,
-			   uint64_t pos)
+			   uint64_t pos, bool last)
 {
-	return run(io->queue, &(struct qc_file_op){QC_WRITE, f, pos, len, .io = io, .at = at});
+	return run(io->queue, &(struct qc_file_op){QC_WRITE, f, pos, len, NULL, io, at, last});
 }
 
 int qc_file_sync(struct qc_file *f, struct ubd_queue *q)

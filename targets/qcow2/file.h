@@ -29,6 +29,7 @@ struct qc_file_op {
 	void *data;	   /* of a read or write in memory */
 	struct ubd_io *io; /* of a write from a request: its bytes at .at */
 	uint32_t at;
+	bool last; /* with which the request ends */
 };
 
 /* A test's way in; NULL: none. */
@@ -57,8 +58,11 @@ int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size);
 int qc_file_truncate(struct qc_file *f, struct ubd_queue *q, uint64_t size);
 /* Give space back; the range reads as zeroes afterwards or the call fails. [awaits] */
 int qc_file_punch(struct qc_file *f, struct ubd_queue *q, uint64_t pos, uint64_t len);
-/* Pieces of a request's data, see ubd_io_transfer(); all their fds are f's, or zeroes. [awaits] */
+/*
+ * A piece of a request's data, see ubd_io_transfer(). last: the result is to be handle()'s, and the
+ * write may go on until the request is finished. [awaits]
+ */
 int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, uint32_t len,
-			   uint64_t pos);
+			   uint64_t pos, bool last);
 
 #endif

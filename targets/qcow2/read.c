@@ -7,32 +7,18 @@
 static int read_packed(struct ubd_io *io, uint32_t at, const struct qc_extent *x)
 {
 	void *buf = malloc(x->len);
-	int ret;
+	int ret = buf ? qc_packed_read(x->img, io->queue, x->word, x->host, buf, x->len) : -ENOMEM;
 
-	if (!buf)
-		return -ENOMEM;
-	ret = qc_packed_read(x->img, io->queue, x->word, x->host, buf, x->len);
 	if (!ret)
 		ret = ubd_io_put(io, at, buf, (uint32_t)x->len);
 	free(buf);
 	return MIN(ret, 0);
 }
 
-static int transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned count, bool all)
-{
-	struct qc_file_op op = {.kind = QC_READ, .io = io};
-	int ret = qc_file_hooks ? qc_file_hooks->before(&op) : 0;
-
-	if (!ret)
-		ret = all ? ubd_io_finish(io, t, count) : ubd_io_transfer(io, t, count);
-	return MIN(ret, 0);
-}
-
 int qc_read(struct qc_image *img, struct ubd_io *io)
 {
 	struct ubd_transfer pieces[MAX_PIECES]; /* gathered so far: to be read at once */
-	/* A writable image's are not for the driver to finish: they count as long as they run. */
-	bool all = !img->writable;
+	const struct qc_file_op op = {.kind = QC_READ, .io = io};
 	unsigned count = 0;
 	struct qc_extent x;
 
@@ -45,7 +31,6 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 		last = at + x.len == io->length;
 		if (x.kind == KIND_PACKED) {
 			ret = read_packed(io, at, &x);
-			all = false;
 		} else {
 			pieces[count++] = (struct ubd_transfer){
 				.where = x.kind == KIND_DATA ? UBD_FILE : UBD_ZEROES,
@@ -55,11 +40,12 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 				.pos = x.host};
 		}
 		if (!ret && count && (count == MAX_PIECES || last)) {
-			ret = transfer(io, pieces, count, all && last);
-			all = false;
+			ret = qc_file_hooks ? qc_file_hooks->before(&op) : 0;
+			if (!ret)
+				ret = (last ? ubd_io_finish : ubd_io_transfer)(io, pieces, count);
 			count = 0;
 		}
-		if (ret)
+		if (ret < 0)
 			return ret;
 	}
 	return (int)io->length;

@@ -203,7 +203,6 @@ static int first_free(struct qc_image *img, uint64_t *first)
 
 int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *count, bool *zeroed)
 {
-	uint64_t n;
 	int ret;
 
 	if (img->broken)
@@ -213,17 +212,17 @@ int qc_alloc(struct qc_image *img, uint64_t want, uint64_t *first, uint64_t *cou
 		return ret;
 	*zeroed = *first >= img->zero_from;
 	/* More than one, as long as they are there without further ado. */
-	for (n = 0; !n || (n < want && (*first + n >= img->zero_from) == *zeroed &&
-			   (*first + n + 1) << img->cluster_bits <= atomic_load(&img->file.end) &&
-			   is_free(img, *first + n) == 1);
-	     n++) {
+	for (*count = 0;
+	     !*count || (*count < want && (img->hint >= img->zero_from) == *zeroed &&
+			 (img->hint + 1) << img->cluster_bits <= atomic_load(&img->file.end) &&
+			 is_free(img, img->hint) == 1);
+	     ++*count) {
 		/* Cached: it has just been looked at. */
-		ret = qc_ref_set(img, *first + n, 1);
+		ret = qc_ref_set(img, img->hint, 1);
 		if (ret)
 			return ret;
+		img->hint++;
 	}
-	img->zero_from = MAX(img->zero_from, *first + n);
-	img->hint = *first + n;
-	*count = n;
+	img->zero_from = MAX(img->zero_from, img->hint);
 	return 0;
 }

@@ -142,23 +142,29 @@ static int change(struct qc_image *img, struct ubd_io *io)
 static int qcow2_handle(struct ubd_io *io, void *self)
 {
 	struct qc_image *img = ((struct qcow2 *)self)->img;
-	unsigned epoch;
 	int ret;
 
 	if (io->op == UBD_FLUSH)
 		return img->writable ? qc_commit(img, io->queue) : 0;
-	if (io->op != UBD_READ && !img->writable)
-		return -EROFS;
-	epoch = qc_enter(img, io->queue);
+	io->note = qc_enter(img, io->queue);
 	/* Sent before the disk became smaller. */
 	if (io->offset + io->length > ubd_device_limits(img->dev)->size)
-		ret = -EIO;
-	else
-		ret = io->op == UBD_READ ? qc_read(img, io) : change(img, io);
-	qc_leave(img, io->queue, epoch);
-	if (ret >= 0 && io->flags & UBD_IO_FUA && io->op != UBD_READ)
-		ret = qc_commit(img, io->queue) ?: ret;
-	return ret;
+		return -EIO;
+	if (io->op == UBD_READ)
+		return qc_read(img, io);
+	ret = img->writable ? change(img, io) : -EROFS;
+	return ret < 0 || !(io->flags & UBD_IO_FUA) ? ret : qc_commit(img, io->queue) ?: ret;
+}
+
+static void qcow2_finished(struct ubd_io *io, void *self)
+{
+	struct qc_image *img = ((struct qcow2 *)self)->img;
+
+	/* A write that the driver finished may have ended after the last sync began. */
+	if (io->op == UBD_WRITE)
+		atomic_store(&img->data->needs_sync, true);
+	if (io->op != UBD_FLUSH)
+		qc_leave(img, io->queue, io->note);
 }
 
 static const struct ubd_option qcow2_options[] = {
@@ -189,5 +195,6 @@ const struct ubd_target target_qcow2 = {
 	.open = qcow2_open,
 	.close = qcow2_close,
 	.handle = qcow2_handle,
+	.finished = qcow2_finished,
 	.command = qcow2_command,
 };

@@ -168,7 +168,9 @@ static int write_data(struct qc_image *img, struct ubd_queue *q, struct ubd_io *
 	int ret;
 
 	if (io && len == r->len)
-		return qc_file_transfer_write(img->data, io, at, (uint32_t)len, pos);
+		return qc_file_transfer_write(img->data, io, at, (uint32_t)len, pos,
+					      r->in_place && len == io->length &&
+						      !(io->flags & UBD_IO_FUA));
 	buf = qc_buffer(len);
 	if (!buf)
 		return -ENOMEM;

@@ -420,6 +420,50 @@ static void test_retries(void)
 	}
 }
 
+static unsigned handled, finished;
+
+static int fails_now_and_then(struct ubd_io *io, void *self)
+{
+	struct ubd_transfer t = {.where = UBD_FILE, .fd = -1, .len = io->length};
+
+	(void)self;
+	handled++;
+	CHECK(finished == io->offset / 4096, "%u are over before this one", finished);
+	io->note = 5;
+	if (io->offset >= 8192)
+		return io->error ? (int)io->length : ubd_io_finish(io, &t, 1);
+	return io->offset ? -EIO : (int)io->length;
+}
+
+static void count_finished(struct ubd_io *io, void *self)
+{
+	(void)self;
+	CHECK(io->offset / 4096 == finished && io->note == 5, "another request's end");
+	ubd_yield(io->queue);
+	finished++;
+}
+
+/* Whatever becomes of it, and once though handle() is called twice. */
+static void test_finished(void)
+{
+	const struct ubd_target target = {
+		.api = UBD_TARGET_API,
+		.flags = UBD_TARGET_RETRIES,
+		.name = "finished",
+		.open = one_mib,
+		.handle = fails_now_and_then,
+		.finished = count_finished,
+	};
+	struct ubd_device *dev = ubd_device_new(&target, NULL);
+	unsigned char mem[4096];
+
+	REQUIRE(ubd_local_start(dev) == 0, "%s", ubd_device_error(dev));
+	for (unsigned i = 0; i < 3; i++)
+		ubd_local_io(dev, 0, UBD_READ, 0, i * 4096, mem, sizeof(mem));
+	CHECK(handled == 4 && finished == 3, "%u handled, %u finished", handled, finished);
+	end(dev);
+}
+
 static void test_cleanup(void)
 {
 	CHECK(unlink(image) == 0, "unlink");
@@ -446,6 +490,7 @@ static const struct tap_case cases[] = {
 	{"closing without stopping", test_close_without_stop},
 	{"statistics count", test_stats},
 	{"a target may have another way when a finish fails", test_retries},
+	{"a target hears of each request's end", test_finished},
 	{"(the image goes)", test_cleanup},
 };
 

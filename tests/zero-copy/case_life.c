@@ -75,6 +75,42 @@ CASE(double_commit)
 	hand_down(&h);
 }
 
+/* The command ends with the tag's next request; a server that asks sees its own end before. */
+CASE(fused_end_shows_in_the_descriptor)
+{
+	struct ubd_member m;
+	uint32_t generation;
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2];
+
+	stream_pair(false, fds);
+	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
+	io = io_begin(h.dev, IO_READ, 0, LEN);
+	tag = ioq_next(&h.q, NULL);
+	generation = zc_generation(&h.q, tag);
+	m = zc_recv(fds[0], 0, LEN);
+	m.fd = -1;
+	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
+	RESULT("a fused commit of no file", zc_result(&h.q, UBD_U_IO_FUSED, tag), -EBADF);
+	CHECK(zc_generation(&h.q, tag) == generation, "what was refused has ended");
+	m.fd = fds[0];
+	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
+	sleep_ms(100);
+	CHECK(zc_generation(&h.q, tag) == generation, "it shows while the member waits");
+	REQUIRE(stream_put(fds[1], buf, LEN), "cannot send");
+	CHECK(io_end(io) == LEN, "the read fails");
+	CHECK(zc_generation(&h.q, tag) == 0, "it does not show");
+	io = io_begin(h.dev, IO_READ, 0, LEN);
+	RESULT("the command ends", zc_result(&h.q, UBD_U_IO_FUSED, tag), UBLK_IO_RES_OK);
+	CHECK(zc_generation(&h.q, tag) == generation + 1, "generation %u after %u",
+	      zc_generation(&h.q, tag), generation);
+	ioq_commit(&h.q, tag, LEN);
+	CHECK(io_end(io) == LEN, "the next read fails");
+	hand_down(&h);
+}
+
 CASE(fd_closed_under_member)
 {
 	struct ubd_member m;
