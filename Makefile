@@ -41,7 +41,7 @@ demo: build
 # What CI runs: a quarter of an hour. `make check` runs every suite there is.
 CI_SUITES = 'unit-*' cli-host 'cli-life-*' 'cli-refusals-*' 'guest-*-612' guest-doc 'guest-*-72' \
 	'!guest-kills-*' '!guest-filesystems-72' nbd qcow2 raid zoned conform-short-61 \
-	zero-copy-ways-612
+	zero-copy-ways-612 guest-sweep-612-ours
 
 test: build setup-test
 	@tests/run $(CI_SUITES)

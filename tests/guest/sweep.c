@@ -6,12 +6,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <dirent.h>
 
-#include "../../include/uapi/ublk.h"
+#include "../../include/uapi/ubd.h"
 
 #include <tap.h>
 #include <ubd/ubd.h>
@@ -62,6 +63,7 @@ static void *use(void *arg)
 }
 
 struct run {
+	const struct ubd_target *own; /* else the one of that name */
 	const char *target, *option, *value, *plan;
 	enum ubd_zero_copy way;
 	bool started;
@@ -76,9 +78,11 @@ static void run(struct run *r)
 					   .zero_copy = r->way,
 					   .fault = r->plan,
 					   .deadline_ms = 10000};
-	struct ubd_device *dev = ubd_device_new(ubd_target_find(r->target, &why), &config);
+	struct ubd_device *dev =
+		ubd_device_new(r->own ? r->own : ubd_target_find(r->target, &why), &config);
 
-	CHECK(!ubd_device_set_option(dev, r->option, r->value), "%s", ubd_device_error(dev));
+	CHECK(r->own || !ubd_device_set_option(dev, r->option, r->value), "%s",
+	      ubd_device_error(dev));
 	r->ret = ubd_device_start(dev);
 	r->started = !r->ret;
 	if (r->ret) {
@@ -142,15 +146,16 @@ static void test_ctrl(void)
 static uint64_t features(void)
 {
 	struct ubd_ctrl *ctrl;
-	uint64_t mask = 0;
+	uint64_t mask = 0, more = 0;
 	int ret = ubd_ctrl_open(&ctrl);
 
 	CHECK(!ret, "no driver: %d", ret);
 	if (!ret) {
 		ubd_ctrl_features(ctrl, &mask);
+		ubd_ctrl_extensions(ctrl, &more, NULL, 0);
 		ubd_ctrl_close(ctrl);
 	}
-	return mask;
+	return mask | more;
 }
 
 static void test_fetch(void)
@@ -199,6 +204,101 @@ static void test_reg_buf(void)
 	      40);
 }
 
+/* ---- A target whose requests the driver finishes, and which counts them --------------------- */
+
+static int counted_fd = -1;
+static _Atomic int under_way, fused;
+
+static int counting_open(struct ubd_device *dev, void *self)
+{
+	(void)self;
+	ubd_device_limits(dev)->size = 4 << 20;
+	return 0;
+}
+
+static void counting_close(struct ubd_device *dev, void *self)
+{
+	(void)dev;
+	(void)self;
+	CHECK(!under_way, "%d requests have not ended when the device has", under_way);
+}
+
+static int counting_handle(struct ubd_io *io, void *self)
+{
+	struct ubd_transfer t = {
+		.where = UBD_FILE, .fd = counted_fd, .len = io->length, .pos = io->offset};
+	int ret;
+
+	(void)self;
+	under_way++;
+	if (io->op != UBD_READ && io->op != UBD_WRITE)
+		return 0;
+	ret = ubd_io_finish(io, &t, 1);
+	fused += ret == INT_MIN;
+	return ret;
+}
+
+static void counting_finished(struct ubd_io *io, void *self)
+{
+	(void)io;
+	(void)self;
+	under_way--;
+}
+
+static const struct ubd_target counting = {
+	.api = UBD_TARGET_API,
+	.name = "counting",
+	.open = counting_open,
+	.close = counting_close,
+	.handle = counting_handle,
+	.finished = counting_finished,
+};
+
+static bool counting_ready(void)
+{
+	char image[] = "/tmp/ubd-sweep.XXXXXX";
+
+	if (!(features() & UBD_F_FUSED)) {
+		tap_skip("this driver has no fused commits");
+		return false;
+	}
+	counted_fd = mkstemp(image);
+	CHECK(counted_fd >= 0 && !ftruncate(counted_fd, 4 << 20) && !unlink(image), "%s", image);
+	return true;
+}
+
+/* Nothing follows the last of them that could bring the news. */
+static void test_finished(void)
+{
+	struct ubd_device_config config = {.depth = 4, .zero_copy = UBD_ZC_FUSED};
+	struct ubd_device *dev;
+	char path[32];
+
+	if (!counting_ready())
+		return;
+	dev = ubd_device_new(&counting, &config);
+	REQUIRE(!ubd_device_start(dev), "%s", ubd_device_error(dev));
+	snprintf(path, sizeof(path), "%s", ubd_device_path(dev));
+	fused = 0;
+	use(path);
+	for (unsigned i = 0; i < 500 && under_way; i++)
+		usleep(10000);
+	CHECK(fused >= 12 && !under_way, "%d fused, %d under way", fused, under_way);
+	CHECK(!ubd_device_stop(dev) && !ubd_device_wait(dev), "%s", ubd_device_error(dev));
+	ubd_device_free(dev);
+	close(counted_fd);
+}
+
+static void test_fused(void)
+{
+	if (!counting_ready())
+		return;
+	sweep("commit", (struct run){.own = &counting, .target = "counting", .way = UBD_ZC_FUSED},
+	      40);
+	sweep("sqe", (struct run){.own = &counting, .target = "counting", .way = UBD_ZC_FUSED}, 20);
+	close(counted_fd);
+}
+
 static const struct tap_case cases[] = {
 	{"every control command fails", test_ctrl, 180},
 	{"every fetch fails", test_fetch, 180},
@@ -206,6 +306,8 @@ static const struct tap_case cases[] = {
 	{"every operation of user copy fails", test_sqe, 180},
 	{"every operation of loop fails", test_loop, 180},
 	{"every operation around registered buffers fails", test_reg_buf, 180},
+	{"fused requests are known to be over before the next ones", test_finished, 60},
+	{"every fused commit fails", test_fused, 180},
 };
 
 TAP_MAIN(cases)
