@@ -91,8 +91,8 @@ static void account(struct ubd_queue *q, const struct tag *t)
 		stat_add(&s->bytes[write], (unsigned)t->result);
 		if (q->way->buffers)
 			stat_add(&s->bytes_copied, (unsigned)t->result);
-		else if (t->fused)
-			stat_add(&s->bytes_moved, (unsigned)t->result);
+		for (unsigned i = 0; i < t->fused; i++)
+			stat_add(&s->bytes_moved, t->members[i].len);
 		break;
 	case UBD_FLUSH:
 		stat_add(&s->requests[2], 1);

@@ -378,23 +378,27 @@ static int run_wave(struct tag *tag, const struct ubd_transfer *t, unsigned n)
 	return b.err;
 }
 
-/* Check the ranges; find out whether they cover the request exactly, in order. */
+/*
+ * Check the ranges; find out whether they cover the request: together, in order and exactly, or
+ * each of them the whole.
+ */
 static int check_ranges(const struct tag *tag, const struct ubd_transfer *t, unsigned n,
 			uint32_t *total, uint32_t *end, bool *whole)
 {
 	uint32_t size = data_size(tag), next = 0;
+	bool in_order = true, each = n;
 
 	*total = *end = 0;
-	*whole = true;
 	for (unsigned i = 0; i < n; i++) {
 		if (t[i].len > size || t[i].at > size - t[i].len)
 			return -EINVAL;
-		*whole = *whole && t[i].at == next;
+		in_order = in_order && t[i].at == next;
+		each = each && t[i].len == size;
 		next = t[i].at + t[i].len;
 		*total += t[i].len;
 		*end = MAX(*end, next);
 	}
-	*whole = *whole && next == size;
+	*whole = each || (in_order && next == size);
 	return 0;
 }
 
