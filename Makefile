@@ -15,7 +15,7 @@ ONLY ?=
 BUILD_PACKAGES = gcc meson ninja-build pkg-config libc6-dev liburing-dev libjson-c-dev \
 	libnbd-dev zlib1g-dev libzstd-dev
 TEST_PACKAGES = clang clang-format libclang-rt-14-dev python3 fio e2fsprogs xfsprogs btrfs-progs \
-	fdisk iproute2 nbdkit qemu-utils mandoc git udev
+	fdisk dmsetup iproute2 nbdkit qemu-utils mandoc git udev
 
 .PHONY: all build setup setup-build setup-test demo test check bench driver conform check-targets \
 	check-zero-copy check-driver selftests install format clean help

@@ -181,6 +181,41 @@ commands() {
 	rm -f "$scratch/first"
 }
 
+# A write that the driver finishes is known to be over only later. Its user may flush at once, and may have
+# flushed while it was under way: the disk below, which is slow to write, must see the second one.
+late() {
+	modprobe null_blk nr_devices=0
+	disk=/sys/kernel/config/nullb/nullb0
+	mkdir $disk
+	for setting in size=64 memory_backed=1 cache_size=1 power=1; do
+		echo "${setting#*=}" >"$disk/${setting%%=*}"
+	done
+	qemu-img create -q -f qcow2 /dev/nullb0 1M
+	modprobe dm-delay
+	DM_DISABLE_UDEV=1 dmsetup create late --table "0 131072 delay /dev/nullb0 0 0 /dev/nullb0 0 100 /dev/nullb0 0 0"
+	add qcow2 /dev/mapper/late
+	python3 - "$dev" <<-END
+		import mmap, os, sys, threading, time
+		disk, memory = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 4096)
+		flushes = lambda: int(open("/sys/block/nullb0/stat").read().split()[15])
+		os.pwrite(disk, memory, 0)
+		os.fsync(disk)
+		for i in range(20):
+		    write = threading.Thread(target=os.pwrite, args=(disk, memory, 0))
+		    write.start()
+		    time.sleep(0.02)
+		    os.fsync(disk)
+		    write.join()
+		    before = flushes()
+		    os.fsync(disk)
+		    assert flushes() > before, f"write {i} was flushed, and the disk below was not"
+	END
+	ubd del "$id"
+	DM_DISABLE_UDEV=1 dmsetup remove late
+	echo 0 >$disk/power
+	rmdir $disk
+}
+
 encrypted() {
 	rm -f "$image"
 	qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s "$image" 1M
@@ -204,6 +239,7 @@ done
 check "the server is killed, its I/O waits" dies auto reissue
 check "the server is killed, others go on with its I/O" recovered
 check "snapshots and sizes of a disk in use" commands
+check "a flush of what the driver has just finished reaches the disk" late
 check "encrypted images are refused" encrypted
 check "nothing is left" nothing_left
 finish
