@@ -9,8 +9,6 @@
 #include "server.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -153,19 +151,6 @@ static long exit_normally(struct server *s, int fd)
 	exit(0);
 }
 
-static struct server *up_with_body(uint64_t flags, long (*body)(struct server *s, int fd))
-{
-	struct dev *dev = dev_new(flags, 1, 8);
-	struct server *s = server_new(dev);
-
-	dev_add(dev);
-	s->body = body;
-	server_start(s);
-	RESULT_REQUIRED("start",
-			dev_cmd(dev, UBLK_U_CMD_START_DEV, (uint64_t)server_pid(s), NULL, 0), 0);
-	return s;
-}
-
 static void tell(struct server *s)
 {
 	uint64_t until = now_ms() + 10000;
@@ -181,7 +166,7 @@ static void tell(struct server *s)
 /* The device lets go of a server whose process lives on. */
 static void ends_and_recovers(long (*body)(struct server *s, int fd), bool lives_on)
 {
-	struct server *s = up_with_body(REISSUE, body);
+	struct server *s = server_up_with_body(REISSUE, body);
 	struct server *next = server_new(s->dev);
 	struct job *io;
 
@@ -216,7 +201,7 @@ CASE(death_by_exit)
 /* The ring is gone but the device is still open: I/O waits or fails, and nothing is stuck. */
 CASE(death_of_the_ring)
 {
-	struct server *s = up_with_body(REISSUE, close_the_ring);
+	struct server *s = server_up_with_body(REISSUE, close_the_ring);
 	struct server *next = server_new(s->dev);
 	struct job *io;
 
@@ -232,7 +217,7 @@ CASE(death_of_the_ring)
 
 CASE(death_of_the_ring_then_delete)
 {
-	struct server *s = up_with_body(0, close_the_ring);
+	struct server *s = server_up_with_body(0, close_the_ring);
 	struct job *io, *del;
 
 	tell(s);
@@ -271,7 +256,7 @@ static long fork_a_holder(struct server *s, int fd)
 
 CASE(death_with_the_device_inherited)
 {
-	struct server *s = up_with_body(REISSUE, fork_a_holder);
+	struct server *s = server_up_with_body(REISSUE, fork_a_holder);
 	struct server *next = server_new(s->dev);
 	struct job *io;
 	pid_t holder = (pid_t)atomic_load(&s->custom[2]);
@@ -292,7 +277,7 @@ CASE(death_with_the_device_inherited)
 
 CASE(death_with_the_device_inherited_then_delete)
 {
-	struct server *s = up_with_body(0, fork_a_holder);
+	struct server *s = server_up_with_body(0, fork_a_holder);
 	pid_t holder = (pid_t)atomic_load(&s->custom[2]);
 	struct job *io, *del;
 
@@ -402,91 +387,6 @@ CASE(bug_stop_that_waits_for_another_cannot_be_killed)
 	CHECK(job_wait(first, 15000, NULL) == 0, "STOP_DEV does not end");
 	CHECK(io_end_within(io, 5000) != JOB_RUNNING, "the read does not end");
 	dev_del(s->dev);
-}
-
-/* ---- A server that waits for its own device ------------------------------------------------- */
-
-static long read_own_disk(struct server *s)
-{
-	static uint8_t buf[4096] __attribute__((aligned(4096)));
-	int fd = open(dev_block_path(s->dev), O_RDONLY | O_DIRECT | O_CLOEXEC);
-
-	return fd < 0 ? -errno : pread(fd, buf, sizeof(buf), AT);
-}
-
-static void *serve_all_but_reads(void *arg)
-{
-	struct server *s = arg;
-	struct ioq q;
-	struct ioq_cqe cqe;
-
-	if (ioq_open(&q, s->dev, (int)atomic_load(&s->custom[2]), 0))
-		return NULL;
-	ioq_fetch_all(&q);
-	atomic_store(&s->queues_ready, 1);
-	for (;;) {
-		if (ioq_wait(&q, &cqe, 20) || cqe.res != UBLK_IO_RES_OK)
-			continue;
-		if (atomic_load(&s->custom[0]) &&
-		    ublksrv_get_op(&q.desc[cqe.tag]) == UBLK_IO_OP_READ)
-			atomic_fetch_add(&s->held, 1);
-		else
-			ioq_commit(&q, cqe.tag, (int)(q.desc[cqe.tag].nr_sectors * SECTOR));
-	}
-}
-
-/* One thread serves; custom[3]: the other stops the device, or else reads the disk. */
-static long wait_for_itself(struct server *s, int fd)
-{
-	struct ctrl stop = {.op = UBLK_U_CMD_STOP_DEV, .id = s->dev->id};
-	pthread_t id;
-
-	atomic_store(&s->custom[2], (unsigned)fd);
-	if (pthread_create(&id, NULL, serve_all_but_reads, s))
-		return -EAGAIN;
-	while (!atomic_load(&s->custom[1]))
-		sleep_ms(5);
-	return atomic_load(&s->custom[3]) ? ctrl_direct(&stop) : read_own_disk(s);
-}
-
-/* The process cannot end before its own I/O has, nor can its files be closed: somebody must look.
- */
-static void killed_while_it_waits(uint64_t flags, bool stops)
-{
-	struct server *s;
-	struct job *io = NULL;
-
-	conform_need_features(flags);
-	s = up_with_body(flags, wait_for_itself);
-	atomic_store(&s->custom[3], stops);
-	atomic_store(&s->custom[0], 1);
-	if (stops)
-		io = io_begin(s->dev, IO_READ, AT, 4096);
-	while (stops && !atomic_load(&s->held))
-		sleep_ms(5);
-	atomic_store(&s->custom[1], 1);
-	sleep_ms(400);
-	CHECK(atomic_load(&s->held) == 1, "%u reads are held", atomic_load(&s->held));
-	CHECK(!job_ended(s->job), "the server did not wait");
-	server_kill(s);
-	if (io)
-		CHECK(io_end(io) < 0, "a read that nobody served succeeded");
-	dev_del(s->dev);
-}
-
-CASE(bug_killed_while_it_stops_its_own_device)
-{
-	killed_while_it_waits(0, true);
-}
-
-CASE(bug_killed_while_it_stops_its_own_device_recovery)
-{
-	killed_while_it_waits(RECOVER, true);
-}
-
-CASE(bug_killed_while_it_reads_its_own_disk)
-{
-	killed_while_it_waits(0, false);
 }
 
 CASE(trap_stop_while_the_server_dies)
@@ -636,7 +536,7 @@ static long outlive_the_device(struct server *s, int fd)
 
 CASE(death_stale_server)
 {
-	struct server *s = up_with_body(0, outlive_the_device);
+	struct server *s = server_up_with_body(0, outlive_the_device);
 	struct dev *next = dev_new(0, 1, 4);
 
 	server_signal(s, SIGSTOP);

@@ -297,6 +297,19 @@ struct server *server_up(struct dev *dev)
 	return s;
 }
 
+struct server *server_up_with_body(uint64_t flags, long (*body)(struct server *s, int fd))
+{
+	struct dev *dev = dev_new(flags, 1, 8);
+	struct server *s = server_new(dev);
+
+	dev_add(dev);
+	s->body = body;
+	server_start(s);
+	RESULT_REQUIRED("start",
+			dev_cmd(dev, UBLK_U_CMD_START_DEV, (uint64_t)server_pid(s), NULL, 0), 0);
+	return s;
+}
+
 void server_down(struct server *s)
 {
 	atomic_store(&s->release, true);

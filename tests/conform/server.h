@@ -82,6 +82,8 @@ int server_pid(const struct server *server);
 
 /* All of it: a device added, served and started; then stopped and deleted. */
 struct server *server_up(struct dev *dev);
+/* The same for a process with one queue of depth 8 that does nothing but body. */
+struct server *server_up_with_body(uint64_t flags, long (*body)(struct server *server, int fd));
 void server_down(struct server *server);
 
 /* Skip where the device got fewer: a kernel gives one at most a queue per processor. */
