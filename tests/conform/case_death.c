@@ -328,16 +328,24 @@ static enum server_answer hold_reads(struct server *s, struct server_io *io)
 	return ublksrv_get_op(io->iod) == UBLK_IO_OP_READ ? ANSWER_HOLD : ANSWER_STORE;
 }
 
-/* Trap: STOP_DEV needs a live server. It waits for what that one holds, and for no more. */
-CASE(trap_stop_waits_for_io_in_flight)
+/* A read that the server has and does not answer. */
+static struct job *held_read(struct server *s)
 {
-	struct server *s = server_up(dev_new(0, 1, 8));
-	struct job *io, *stop;
+	struct job *io;
 
 	s->hook = hold_reads;
 	io = io_begin(s->dev, IO_READ, AT, 4096);
 	while (!atomic_load(&s->held))
 		sleep_ms(5);
+	return io;
+}
+
+/* Trap: STOP_DEV needs a live server. It waits for what that one holds, and for no more. */
+CASE(trap_stop_waits_for_io_in_flight)
+{
+	struct server *s = server_up(dev_new(0, 1, 8));
+	struct job *io = held_read(s), *stop;
+
 	stop = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
 	CHECK(job_wait(stop, 700, NULL) == JOB_RUNNING, "STOP_DEV did not wait");
 	atomic_store(&s->release, true);
@@ -355,10 +363,7 @@ static void stop_and_kill(uint64_t flags)
 
 	conform_need_features(flags);
 	s = server_up(dev_new(flags, 1, 8));
-	s->hook = hold_reads;
-	io = io_begin(s->dev, IO_READ, AT, 4096);
-	while (!atomic_load(&s->held))
-		sleep_ms(5);
+	io = held_read(s);
 	stop = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
 	sleep_ms(300);
 	server_kill(s);
@@ -371,12 +376,8 @@ static void stop_and_kill(uint64_t flags)
 CASE(bug_stop_that_waits_for_another_cannot_be_killed)
 {
 	struct server *s = server_up(dev_new(0, 1, 8));
-	struct job *io, *first, *second;
+	struct job *io = held_read(s), *first, *second;
 
-	s->hook = hold_reads;
-	io = io_begin(s->dev, IO_READ, AT, 4096);
-	while (!atomic_load(&s->held))
-		sleep_ms(5);
 	first = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);
 	CHECK(job_wait(first, 400, NULL) == JOB_RUNNING, "STOP_DEV did not wait for the read");
 	second = dev_cmd_begin(s->dev, UBLK_U_CMD_STOP_DEV, 0);

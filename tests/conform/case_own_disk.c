@@ -65,6 +65,7 @@ static void killed_while_it_waits(uint64_t flags, bool stops)
 	struct server *s;
 	struct job *io = NULL;
 
+	conform_need_group("own_disk");
 	conform_need_features(flags);
 	s = server_up_with_body(flags, wait_for_itself);
 	atomic_store(&s->custom[3], stops);

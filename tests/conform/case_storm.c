@@ -4,7 +4,6 @@
  * end, none that brings other data than was written, and the device recovers or goes in time.
  */
 #include "client.h"
-#include "differences.h"
 #include "harness.h"
 #include "server.h"
 
@@ -266,10 +265,7 @@ static void end_and_see(uint64_t flags, void (*end)(struct server *s))
 
 static void storm(uint64_t flags, void (*end)(struct server *s))
 {
-	const struct difference *d = difference_find("storm");
-
-	if (d && d->kind == DIFF_NOT_RUN)
-		conform_skip("not run on %s: %s", driver_name(), d->reason);
+	conform_need_group("storm");
 	conform_need_features(flags);
 	for (unsigned i = 0; i < ROUNDS; i++)
 		end_and_see(flags, end);

@@ -129,6 +129,14 @@ void conform_skip(const char *fmt, ...)
 	conform_end();
 }
 
+void conform_need_group(const char *group)
+{
+	const struct difference *d = difference_find(group);
+
+	if (d && d->kind == DIFF_NOT_RUN)
+		conform_skip("not run on %s: %s", driver_name(), d->reason);
+}
+
 bool conform_result(const char *file, int line, const char *aspect, long actual, long expected)
 {
 	const struct difference *d = difference_find(aspect);

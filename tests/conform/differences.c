@@ -81,13 +81,7 @@ static const struct difference differences[] = {
 	 "in-tree takes limits that cut a block up"},
 	{"bug_stop_that_waits_for_another_cannot_be_killed", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree waits for the other where no signal reaches it"},
-	{"bug_killed_while_it_stops_its_own_device", DRV_INTREE, DIFF_NOT_RUN, 0,
-	 "in-tree hears of a death when the process's files are closed, which here waits for the "
-	 "disk"},
-	{"bug_killed_while_it_stops_its_own_device_recovery", DRV_INTREE, DIFF_NOT_RUN, 0,
-	 "in-tree hears of a death when the process's files are closed, which here waits for the "
-	 "disk"},
-	{"bug_killed_while_it_reads_its_own_disk", DRV_INTREE, DIFF_NOT_RUN, 0,
+	{"own_disk", DRV_INTREE, DIFF_NOT_RUN, 0,
 	 "in-tree hears of a death when the process's files are closed, which here waits for the "
 	 "disk"},
 	{"bug_parameters_refused_while_start_waits", DRV_INTREE_6_12, DIFF_NOT_RUN, 0,

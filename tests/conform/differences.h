@@ -23,7 +23,7 @@ enum difference_kind {
 };
 
 struct difference {
-	const char *aspect; /* of a result, or the name of a case for DIFF_NOT_RUN */
+	const char *aspect; /* of a result; for DIFF_NOT_RUN a case or a group of them */
 	unsigned drivers;
 	enum difference_kind kind;
 	long result;

@@ -88,6 +88,8 @@ void conform_track_device(uint32_t id);
 uint64_t conform_features(void);
 /* Skip unless the driver offers all of these. */
 void conform_need_features(uint64_t flags);
+/* Skip where this group of cases is not run, by the table of differences. */
+void conform_need_group(const char *group);
 /* Names of feature bits, for messages. */
 const char *conform_feature_names(uint64_t flags);
 

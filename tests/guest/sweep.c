@@ -234,7 +234,7 @@ static int counting_handle(struct ubd_io *io, void *self)
 	if (io->op != UBD_READ && io->op != UBD_WRITE)
 		return 0;
 	ret = ubd_io_finish(io, &t, 1);
-	fused += ret == INT_MIN;
+	fused += ret == INT_MIN; /* neither a count nor an errno: it goes with the commit */
 	return ret;
 }
 

@@ -17,6 +17,20 @@
 
 static uint8_t buf[LEN];
 
+/* A device and a read that it has, as *tag; *m fills it from what comes to fds[1]. */
+static struct job *read_from_peer(struct hand *h, bool tcp, int fds[2], unsigned *tag,
+				  struct ubd_member *m)
+{
+	struct job *io;
+
+	stream_pair(tcp, fds);
+	zc_up(h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
+	io = io_begin(h->dev, IO_READ, 0, LEN);
+	*tag = ioq_next(&h->q, NULL);
+	*m = zc_recv(fds[0], 0, LEN);
+	return io;
+}
+
 CASE(commit_before_members_end)
 {
 	struct ubd_member m;
@@ -54,11 +68,7 @@ CASE(double_commit)
 	unsigned tag;
 	int fds[2];
 
-	stream_pair(false, fds);
-	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
-	io = io_begin(h.dev, IO_READ, 0, LEN);
-	tag = ioq_next(&h.q, NULL);
-	m = zc_recv(fds[0], 0, LEN);
+	io = read_from_peer(&h, false, fds, &tag, &m);
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
 	RESULT("a second fused commit", zc_result(&h.q, UBD_U_IO_FUSED, tag), -EBUSY);
@@ -85,12 +95,8 @@ CASE(fused_end_shows_in_the_descriptor)
 	unsigned tag;
 	int fds[2];
 
-	stream_pair(false, fds);
-	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
-	io = io_begin(h.dev, IO_READ, 0, LEN);
-	tag = ioq_next(&h.q, NULL);
+	io = read_from_peer(&h, false, fds, &tag, &m);
 	generation = zc_generation(&h.q, tag);
-	m = zc_recv(fds[0], 0, LEN);
 	m.fd = -1;
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
 	RESULT("a fused commit of no file", zc_result(&h.q, UBD_U_IO_FUSED, tag), -EBADF);
@@ -119,11 +125,7 @@ CASE(fd_closed_under_member)
 	unsigned tag;
 	int fds[2];
 
-	stream_pair(true, fds);
-	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
-	io = io_begin(h.dev, IO_READ, 0, LEN);
-	tag = ioq_next(&h.q, NULL);
-	m = zc_recv(fds[0], 0, LEN);
+	io = read_from_peer(&h, true, fds, &tag, &m);
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
 	close(fds[0]);
 	sleep_ms(50);
@@ -144,11 +146,7 @@ static void ended_with_member_waiting(uint32_t end)
 	int fds[2];
 	long res = 0;
 
-	stream_pair(false, fds);
-	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 1);
-	io = io_begin(h.dev, IO_READ, 0, LEN);
-	tag = ioq_next(&h.q, NULL);
-	m = zc_recv(fds[0], 0, LEN);
+	io = read_from_peer(&h, false, fds, &tag, &m);
 	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
 	ending = dev_cmd_begin(h.dev, end, 0);
 	sleep_ms(300);
