@@ -69,9 +69,9 @@ check-targets: build setup-test
 	@test -n '$(ONLY)' || { echo 'make check-targets: say ONLY=nbd, qcow2, stripe, linear, mirror or zoned' >&2; exit 2; }
 	@case '$(ONLY)' in \
 		stripe|linear|mirror) tests/raid/run --full --only '$(ONLY):*' && tests/run --jobs 1 'raid-$(ONLY)-*' ;; \
-		nbd) tests/nbd/run --full && tests/run --jobs 1 'nbd-*' ;; \
+		nbd|qcow2) tests/$(ONLY)/run --full && tests/run '$(ONLY)-*' ;; \
 		zoned) tests/zoned/run --full && tests/run --jobs 1 zoned-tsan 'zoned-[67]*' ;; \
-		*) tests/$(ONLY)/run --full ;; esac
+		*) echo 'make check-targets: there is no proof of $(ONLY); see make help' >&2; exit 2 ;; esac
 
 check-zero-copy: build setup-test
 	@tests/run --jobs 1 'zero-copy-*' && tests/zero-copy/matrix
