@@ -77,7 +77,7 @@ static int run_on_device(struct ublk_device *ub, u32 nr, const struct ublksrv_ct
 		ret = ublk_start(ub, (pid_t)h->data[0]);
 		break;
 	case UBLK_CMD_STOP_DEV:
-		ret = ublk_stop(ub);
+		ret = ublk_end(ub);
 		break;
 	case _IOC_NR(UBLK_U_CMD_TRY_STOP_DEV):
 		ret = ublk_try_stop(ub);

@@ -221,6 +221,7 @@ static struct ublk_device *device_alloc(const struct ublksrv_ctrl_dev_info *want
 	INIT_WORK(&ub->release_work, ublk_release_work);
 	INIT_DELAYED_WORK(&ub->close_work, ublk_close_work);
 	INIT_WORK(&ub->scan_work, ublk_scan_work);
+	INIT_WORK(&ub->end_work, ublk_end_work);
 	INIT_DELAYED_WORK(&ub->watch_work, ublk_watch_work);
 	device_initialize(&ub->dev);
 	ub->dev.class = &ch_class;
@@ -311,14 +312,13 @@ put:
 
 /* ---- death ------------------------------------------------------------------------------- */
 
-static void device_remove(struct ublk_device *ub)
+/**
+ * ublk_device_remove() - take the char device away, and the reference that ADD_DEV took
+ * @ub: the device, deleted, its disk gone; the caller has a reference of its own
+ */
+void ublk_device_remove(struct ublk_device *ub)
 {
-	mutex_lock(&ub->mutex);
-	ublk_end_locked(ub);
-	mutex_unlock(&ub->mutex);
 	cdev_device_del(&ub->cdev, &ub->dev);
-	/* Whoever waits for a server waits for nothing now. */
-	wake_up_all(&ub->wait);
 	ublk_put(ub);
 }
 
@@ -333,13 +333,16 @@ int ublk_device_del(struct ublk_device *ub, bool wait)
 {
 	u32 id = ub->info.dev_id;
 	u64 serial = ub->serial;
+	int ret;
 
-	if (!test_and_set_bit(UBLK_DEV_DELETED, &ub->flags))
-		device_remove(ub);
+	set_bit(UBLK_DEV_DELETED, &ub->flags);
+	/* An end that begins after this sees it. */
+	smp_mb__after_atomic();
+	ret = ublk_end(ub);
 	ublk_put(ub);
-	if (wait && wait_event_interruptible(numbers_wait, !number_is(id, serial)))
+	if (!ret && wait && wait_event_interruptible(numbers_wait, !number_is(id, serial)))
 		return -EINTR;
-	return 0;
+	return ret;
 }
 
 /* Moves @id on to the next number taken; true when there is none. */

@@ -170,6 +170,7 @@ enum ublk_dev_state {
 enum {
 	UBLK_DEV_OPEN,	       /* a server has the char device */
 	UBLK_DEV_DELETED,      /* DEL_DEV took it */
+	UBLK_DEV_REMOVED,      /* and its char device has gone */
 	UBLK_DEV_UNTRUSTED,    /* a task without CAP_SYS_ADMIN fetched */
 	UBLK_DEV_REFUSE_OPENS, /* TRY_STOP_DEV found the disk unused */
 	UBLK_DEV_CHARGED,      /* counts as an unprivileged device */
@@ -200,6 +201,9 @@ enum {
  * @release_work: the server has gone (recovery.c)
  * @close_work: cancels what a dying server's other tasks and rings hold
  * @scan_work: partition scan after START_DEV
+ * @end_work: what STOP_DEV, TRY_STOP_DEV and DEL_DEV wait for
+ * @ends_begun: times that it has begun
+ * @ends_done: which of them ended last
  * @watch_work: looks whether the server is still there (watch.c)
  * @exec_before: a task was in exec at the watch's last look
  * @zc_wq: for members that sleep, with any of UBD_F_ALL
@@ -233,6 +237,9 @@ struct ublk_device {
 	struct work_struct release_work;
 	struct delayed_work close_work;
 	struct work_struct scan_work;
+	struct work_struct end_work;
+	atomic_t ends_begun;
+	int ends_done;
 	struct delayed_work watch_work;
 	bool exec_before;
 	struct workqueue_struct *zc_wq;
@@ -283,7 +290,7 @@ static inline void ublk_put(struct ublk_device *ub)
 }
 
 /* main.c */
-extern struct workqueue_struct *ublk_wq, *ublk_release_wq;
+extern struct workqueue_struct *ublk_wq, *ublk_release_wq, *ublk_end_wq;
 
 /* control.c */
 extern const struct file_operations ublk_control_fops;
@@ -292,6 +299,7 @@ extern const struct file_operations ublk_control_fops;
 struct ublk_device *ublk_device_find(u32 id);
 int ublk_device_add(const struct ublksrv_ctrl_cmd *h);
 int ublk_device_del(struct ublk_device *ub, bool wait);
+void ublk_device_remove(struct ublk_device *ub);
 int ublk_devices_init(void);
 void ublk_devices_exit(void);
 u64 ublk_features(void);
@@ -301,8 +309,8 @@ void ublk_state_set(struct ublk_device *ub, enum ublk_dev_state to);
 
 /* start.c */
 int ublk_start(struct ublk_device *ub, pid_t pid);
-void ublk_end_locked(struct ublk_device *ub);
-int ublk_stop(struct ublk_device *ub);
+int ublk_end(struct ublk_device *ub);
+void ublk_end_work(struct work_struct *work);
 void ublk_stop_locked(struct ublk_device *ub);
 int ublk_try_stop(struct ublk_device *ub);
 int ublk_wait_ready_lock(struct ublk_device *ub, pid_t pid);

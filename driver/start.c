@@ -3,7 +3,11 @@
  * The disk comes and goes: START_DEV, STOP_DEV, TRY_STOP_DEV, UPDATE_SIZE.
  */
 #include <linux/module.h>
+#include <linux/sched/signal.h>
 #include "driver.h"
+
+/* How often a command that waits for a device's end looks whether it has been cancelled. */
+#define CANCEL_POLL_MS 100
 
 /* ---- the disk ---------------------------------------------------------------------------- */
 
@@ -264,38 +268,58 @@ void ublk_stop_locked(struct ublk_device *ub)
 }
 
 /**
- * ublk_end_locked() - take the disk away and tell the server
- * @ub: the device, its mutex held
+ * ublk_end_work() - take the disk away and tell the server; the device, too, when it is deleted
+ * @work: ublk_device.end_work
  */
-void ublk_end_locked(struct ublk_device *ub)
+void ublk_end_work(struct work_struct *work)
 {
+	struct ublk_device *ub = container_of(work, struct ublk_device, end_work);
+	int nr = atomic_inc_return(&ub->ends_begun);
+
+	mutex_lock(&ub->mutex);
 	ublk_stop_locked(ub);
 	ublk_send_away(ub);
+	mutex_unlock(&ub->mutex);
+	if (test_bit(UBLK_DEV_DELETED, &ub->flags) &&
+	    !test_and_set_bit(UBLK_DEV_REMOVED, &ub->flags))
+		ublk_device_remove(ub);
+	WRITE_ONCE(ub->ends_done, nr);
+	wake_up_all(&ub->wait);
+	ublk_put(ub);
 }
 
 /**
- * ublk_stop() - STOP_DEV
+ * ublk_end() - have ublk_end_work() run, and wait for it
  * @ub: the device
  *
- * Killable: the mutex's holder may wait for the end of the very server that waits here, and to
- * io_uring a process has ended only when its own commands to devices have.
+ * It waits for I/O, which may be the very server's that waits here. To io_uring a task has ended
+ * only when its own commands to devices have, so that those are not what does the waiting: they
+ * end when their task does. A killed one has a signal, one whose ring has cancelled it, because
+ * the task goes away alone, a notification.
  *
- * Return: 0 or -EINTR.
+ * Return: 0, or -EINTR: it will be done all the same.
  */
-int ublk_stop(struct ublk_device *ub)
+int ublk_end(struct ublk_device *ub)
 {
-	if (mutex_lock_killable(&ub->mutex))
-		return -EINTR;
-	ublk_end_locked(ub);
-	mutex_unlock(&ub->mutex);
-	return 0;
+	int before = atomic_read(&ub->ends_begun);
+	long left;
+
+	ublk_get(ub);
+	if (!queue_work(ublk_end_wq, &ub->end_work))
+		ublk_put(ub);
+	do {
+		/* One that was under way when we came may have looked too early. */
+		left = wait_event_killable_timeout(ub->wait, READ_ONCE(ub->ends_done) - before > 0,
+						   msecs_to_jiffies(CANCEL_POLL_MS));
+	} while (!left && !test_thread_flag(TIF_NOTIFY_SIGNAL));
+	return left > 0 ? 0 : -EINTR;
 }
 
 /**
  * ublk_try_stop() - TRY_STOP_DEV: stop unless somebody has the disk open
  * @ub: the device
  *
- * Return: 0, -EINTR, -EBUSY, or -ENODEV when there is no disk.
+ * Return: 0; -EINTR as ublk_end(), or before anything was done; -EBUSY; -ENODEV when there is no disk.
  */
 int ublk_try_stop(struct ublk_device *ub)
 {
@@ -315,9 +339,7 @@ int ublk_try_stop(struct ublk_device *ub)
 	}
 	mutex_unlock(&disk->open_mutex);
 	if (!ret)
-		ret = ublk_stop(ub);
-	if (ret == -EINTR)
-		clear_bit(UBLK_DEV_REFUSE_OPENS, &ub->flags);
+		ret = ublk_end(ub);
 put:
 	ublk_disk_put(disk);
 	return ret;

@@ -3,8 +3,8 @@
  * Noticing that a server goes away when io_uring does not tell.
  *
  * It tells at the end of a ring, which comes when all threads of the process have let go of their
- * files. One that waits for this very device never does: it reads the disk, or has given STOP_DEV.
- * So a look is taken at the tasks every now and then.
+ * files. One that reads this very disk never does. So a look is taken at the tasks every now and
+ * then.
  *
  * Some kernels never tell. There a dying task waits in its exit for its commands to end, and a
  * closed ring lives on for them: the rings of queues that had nothing to do since the last look

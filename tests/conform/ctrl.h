@@ -25,6 +25,7 @@ struct ctrl {
 	bool sqe64;	   /* on a ring of plain SQEs */
 	uint32_t uid;	   /* not 0: as this user and group */
 	unsigned limit_ms; /* 0: 20 s */
+	bool leave;	   /* ctrl_direct(): begin it only */
 };
 
 /* The command's result, JOB_RUNNING when it does not end, -ECHILD when its process was killed. */
@@ -37,7 +38,7 @@ struct job *ctrl_begin(const struct ctrl *c);
 #define ctrl_async(op_, id_, ...) \
 	ctrl_begin(&(struct ctrl){.op = (op_), .id = (id_), ##__VA_ARGS__})
 
-/* The same in the calling process; it waits as long as the driver does. */
+/* The same in the calling process; it waits as long as the driver does, or not at all (leave). */
 long ctrl_direct(const struct ctrl *c);
 
 #endif
