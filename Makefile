@@ -74,7 +74,7 @@ check-targets: build setup-test
 		*) echo 'make check-targets: there is no proof of $(ONLY); see make help' >&2; exit 2 ;; esac
 
 check-zero-copy: build setup-test
-	@tests/run --jobs 1 'zero-copy-*' && tests/zero-copy/matrix
+	@tests/run 'zero-copy-*' && tests/zero-copy/matrix
 
 install: build
 	@meson install -C $(BUILD)
