@@ -170,7 +170,11 @@ static void handle(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 UBLK_TASK_WORK(handle_in_task)
 {
-	handle(cmd, issue_flags);
+	/* io_uring runs a dead task's work in another, whose memory is not the server's. */
+	if (unlikely(current->flags & (PF_EXITING | PF_KTHREAD)))
+		ublk_cmd_done(cmd, UBLK_IO_RES_ABORT, issue_flags);
+	else
+		handle(cmd, issue_flags);
 }
 
 /*

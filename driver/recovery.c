@@ -31,6 +31,16 @@ void ublk_abandon(struct ublk_queue *q, struct ublk_slot *slot)
 		ublk_complete(q, slot, rq, NULL);
 }
 
+/* Once, whoever else comes by: close_work may run beside the release. */
+static void abandon_served(struct ublk_queue *q, struct ublk_slot *slot)
+{
+	u8 state = READ_ONCE(slot->state);
+
+	if ((state == UBLK_SLOT_SERVED || state == UBLK_SLOT_NEED_DATA) &&
+	    try_cmpxchg(&slot->state, &state, UBLK_SLOT_CLAIMED))
+		ublk_abandon(q, slot);
+}
+
 /*
  * Every command held a reference on the char device's file: there are none left, and no task
  * work. What the slots still have is requests.
@@ -42,12 +52,8 @@ static void abandon_all(struct ublk_device *ub)
 	for (i = 0; i < ub->info.nr_hw_queues; i++) {
 		struct ublk_queue *q = ub->queues[i];
 
-		for (tag = 0; tag < q->depth; tag++) {
-			u8 state = READ_ONCE(q->slots[tag].state);
-
-			if (state == UBLK_SLOT_SERVED || state == UBLK_SLOT_NEED_DATA)
-				ublk_abandon(q, &q->slots[tag]);
-		}
+		for (tag = 0; tag < q->depth; tag++)
+			abandon_served(q, &q->slots[tag]);
 		if (q->batch)
 			ublk_batch_abandon(q);
 	}
@@ -81,7 +87,7 @@ bool ublk_abandon_dead(struct ublk_device *ub)
 				continue;
 			/* Past its last task work. */
 			if (smp_load_acquire(&slot->task->exit_state))
-				ublk_abandon(q, slot);
+				abandon_served(q, slot);
 			else if (ublk_task_is_leaving(slot->task))
 				more = true;
 		}
@@ -113,8 +119,6 @@ void ublk_release_work(struct work_struct *work)
 
 	cancel_delayed_work_sync(&ub->watch_work);
 	ublk_close(ub);
-	if (cancel_delayed_work_sync(&ub->close_work))
-		ublk_put(ub);
 	abandon_all(ub);
 	disk = ublk_disk_get(ub);
 	if (disk && ublk_gate_closed(ub) == UBLK_GATE_FAIL)
@@ -123,6 +127,9 @@ void ublk_release_work(struct work_struct *work)
 
 	mutex_lock(&ub->mutex);
 	settle(ub);
+	/* Who holds the mutex has it run; from here on it would meet the next server. */
+	if (cancel_delayed_work_sync(&ub->close_work))
+		ublk_put(ub);
 	ublk_server_reset(ub);
 	clear_bit_unlock(UBLK_DEV_OPEN, &ub->flags);
 	mutex_unlock(&ub->mutex);

@@ -20,8 +20,7 @@
  * struct ublk_shmem - a device's buffers
  * @lock: one change at a time
  * @frames: struct run by page frame number
- * @buffers: struct buffer by index; numbers are not used again soon, for requests that still
- *	lie in a buffer that is gone
+ * @buffers: struct buffer by index
  */
 struct ublk_shmem {
 	struct mutex lock;
@@ -293,17 +292,20 @@ bool ublk_shmem_find(struct ublk_device *ub, struct request *rq, u64 *addr)
 	bool write = req_op(rq) == REQ_OP_WRITE, first = true;
 	struct req_iterator it;
 	struct bio_vec bv;
-	u64 at, next = 0;
+	u64 at, begin = 0, next = 0;
 
 	rq_for_each_bvec(bv, rq, it) {
 		if (!find_piece(ub->shmem, &bv, write, &at))
 			return false;
 		if (first)
-			*addr = at;
-		else if (at != next || ublk_shmem_zc_index(at) != ublk_shmem_zc_index(*addr))
+			begin = at;
+		else if (at != next || ublk_shmem_zc_index(at) != ublk_shmem_zc_index(begin))
 			return false;
 		first = false;
 		next = at + bv.bv_len;
 	}
+	/* Only then: the server may look at it without being told. */
+	if (!first)
+		*addr = begin;
 	return !first;
 }

@@ -137,9 +137,12 @@ static bool rings_are_dying(struct ublk_device *ub)
 	disk = ublk_disk_get(ub);
 	if (disk)
 		blk_mq_quiesce_queue(disk->queue);
+	/* START_DEV, and with it requests, may come at any time; not while the gate stays shut. */
+	mutex_lock(&ub->gate_mutex);
 	for (i = 0; i < ub->info.nr_hw_queues && !dying; i++)
-		if (ub->queues[i]->idle)
+		if (ub->queues[i]->idle && (disk || ub->gate != UBLK_GATE_PASS))
 			dying = a_ring_is_dying(ub->queues[i]);
+	mutex_unlock(&ub->gate_mutex);
 	if (disk)
 		blk_mq_unquiesce_queue(disk->queue);
 	ublk_disk_put(disk);

@@ -127,6 +127,12 @@ static struct ublk_group *group_alloc(struct ublk_queue *q, u16 tag, u8 nr)
 	return g;
 }
 
+static void drop_members(struct ublk_group *g, u8 nr)
+{
+	while (nr--)
+		ublk_member_drop(&g->members[nr]);
+}
+
 static void group_free(struct ublk_group *g)
 {
 	struct ublk_zc_tag *own = &g->q->zc->tags[g->tag];
@@ -207,6 +213,7 @@ static bool group_end(struct ublk_group *g, struct io_uring_cmd **cmd, int *res)
 
 	*cmd = g->cmd;
 	*res = g->err ?: g->bytes;
+	drop_members(g, g->nr);
 	group_free(g);
 	if (!fused) {
 		ublk_slot_release(q, slot);
@@ -244,12 +251,6 @@ void ublk_group_put(struct ublk_group *g, int err)
 }
 
 /* ---- the beginning ----------------------------------------------------------------------- */
-
-static void drop_members(struct ublk_group *g, u8 nr)
-{
-	while (nr--)
-		ublk_member_drop(&g->members[nr]);
-}
 
 /* All of them are looked at before the first is begun. */
 static int prepare_members(struct ublk_group *g, u64 addr)

@@ -118,15 +118,21 @@ static void rw_complete(struct kiocb *iocb, long ret)
 	gone(m, ret);
 }
 
-/* With -EIOCBQUEUED the member may have ended already. */
+/*
+ * With -EIOCBQUEUED the member may have ended already. The caller holds its group, and with that
+ * the file and the kiocb, which are looked at until this returns.
+ */
 static ssize_t go(struct ublk_member *m, bool nowait)
 {
 	struct kiocb *iocb = &m->iocb;
 	struct file *file = m->file;
+	struct iov_iter iter;
 	ssize_t ret;
 
 	m->nowait = nowait;
 	ublk_member_iter(m);
+	/* The file may look at it when the member is over, or on its next go. */
+	iter = m->iter;
 	init_sync_kiocb(iocb, file);
 	iocb->ki_pos = m->pos + m->done;
 	iocb->ki_complete = rw_complete;
@@ -134,13 +140,13 @@ static ssize_t go(struct ublk_member *m, bool nowait)
 	if (nowait)
 		iocb->ki_flags |= IOCB_NOWAIT;
 	if (m->op == UBD_MEMBER_READ)
-		return file->f_op->read_iter(iocb, &m->iter);
+		return file->f_op->read_iter(iocb, &iter);
 	iocb->ki_flags |= IOCB_WRITE;
 	if (m->flags & UBD_MEMBER_F_FUA)
 		iocb->ki_flags |= IOCB_DSYNC;
 	if (!write_begin(iocb))
 		return -EAGAIN;
-	ret = file->f_op->write_iter(iocb, &m->iter);
+	ret = file->f_op->write_iter(iocb, &iter);
 	if (ret != -EIOCBQUEUED)
 		write_end(iocb);
 	return ret;
@@ -154,8 +160,10 @@ static void blocking_work(struct work_struct *work)
 	/* Who opened the file may do this to it, whoever the worker is. */
 	const struct cred *cred = get_cred(m->file->f_cred), *old;
 	unsigned int flags = current->flags;
+	struct ublk_group *g = m->group;
 	ssize_t ret;
 
+	atomic_inc(&g->left);
 	/* Memory is freed through us: wait for no I/O of others, and let writes pass the limits. */
 	current->flags |= PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE;
 	old = override_creds(cred);
@@ -167,6 +175,7 @@ static void blocking_work(struct work_struct *work)
 	put_cred(cred);
 	if (ret != -EIOCBQUEUED)
 		gone(m, ret);
+	ublk_group_put(g, 0);
 	current_restore_flags(flags, PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE);
 }
 

@@ -6,6 +6,9 @@
  * are to come or under way; an open lease itself, until it is returned; and, where the kernel
  * can do it, the buffer in the ring's table, until io_uring has let go of it. The last one ends
  * the leader.
+ *
+ * A ring lets go of its buffers when it has ended, and it waits for the leader before that: when
+ * the server goes, the leader waits for the buffer no more. The buffer has a reference of its own.
  */
 #include <linux/bio.h>
 #include <linux/uaccess.h>
@@ -48,8 +51,18 @@ static u32 lease_shut(struct ublk_lease *lease)
 static void buffer_released(void *priv)
 {
 	struct request *rq = priv;
+	struct ublk_queue *q = rq->mq_hctx->driver_data;
+	struct ublk_lease *lease = lease_of(q, rq->tag);
+	unsigned long flags;
+	bool counted;
 
-	users_gone(rq->mq_hctx->driver_data, rq->tag, 1);
+	spin_lock_irqsave(&q->zc->lock, flags);
+	counted = lease->buffer;
+	lease->buffer = false;
+	spin_unlock_irqrestore(&q->zc->lock, flags);
+	if (counted)
+		users_gone(q, rq->tag, 1);
+	ublk_slot_release(q, &q->slots[rq->tag]);
 }
 
 /* ---- commands ---------------------------------------------------------------------------- */
@@ -96,6 +109,9 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 		return -EBUSY;
 	if (!bio_has_data(slot->req->bio))
 		return -EINVAL;
+	/* The last one's buffer may still be there. */
+	if (READ_ONCE(q->closing))
+		return UBLK_IO_RES_ABORT;
 	pdu->q = q;
 	pdu->tag = tag;
 	ublk_cmd_mark_cancelable(cmd, issue_flags);
@@ -108,13 +124,16 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	lease->users = want.nr_members + lease->open + lease->buffer;
 	lease->cmd = cmd;
 	spin_unlock_irq(&q->zc->lock);
-	if (lease->buffer) {
+	if (want.flags & UBD_LEASE_INDEX) {
+		refcount_inc(&slot->ref);
 		ret = ublk_buffer_put(slot, want.buf_index, buffer_released, cmd, issue_flags);
 		if (ret) {
 			spin_lock_irq(&q->zc->lock);
 			lease->cmd = NULL;
 			lease->open = false;
+			lease->buffer = false;
 			spin_unlock_irq(&q->zc->lock);
+			ublk_slot_release(q, slot);
 			ublk_slot_release(q, slot);
 			return ret;
 		}
@@ -196,7 +215,7 @@ void ublk_lease_leave(struct ublk_queue *q, u16 tag)
  * ublk_lease_kick() - end the leases of a server that brings nothing any more
  * @q: the queue, closing
  *
- * Groups under way still end them; a buffer in a ring's table goes with the ring.
+ * Groups under way still end them. A buffer in a ring's table goes with the ring.
  */
 void ublk_lease_kick(struct ublk_queue *q)
 {
@@ -208,8 +227,10 @@ void ublk_lease_kick(struct ublk_queue *q)
 		u32 gone = 0;
 
 		spin_lock_irqsave(&q->zc->lock, flags);
-		if (lease->cmd)
-			gone = lease_shut(lease);
+		if (lease->cmd) {
+			gone = lease_shut(lease) + lease->buffer;
+			lease->buffer = false;
+		}
 		spin_unlock_irqrestore(&q->zc->lock, flags);
 		if (gone)
 			users_gone(q, tag, gone);

@@ -141,7 +141,6 @@ void ublk_member_end(struct ublk_member *m, int err)
 
 	if (ublk_member_fills(m) && m->done < m->len)
 		ublk_zero_data(g->slot->req, m->at + m->done, m->at + m->len);
-	ublk_member_drop(m);
 	/* A signal is not what the server would restart on. */
 	if (err == -ERESTARTSYS || err == -ERESTARTNOINTR || err == -ERESTARTNOHAND ||
 	    err == -ERESTART_RESTARTBLOCK)

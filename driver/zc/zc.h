@@ -131,7 +131,7 @@ struct ublk_group {
  * @users: who keeps it: groups of it under way or expected, the open lease itself, the buffer
  * @expected: groups that are to come
  * @open: it ends when it is returned
- * @buffer: its buffer is in the ring's table at @index
+ * @buffer: its buffer, in the ring's table at @index, is one of the users
  * @index: see @buffer
  */
 struct ublk_lease {

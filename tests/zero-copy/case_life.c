@@ -187,6 +187,7 @@ enum kind {
 	FUSED_RECEIVING,
 	SENDING,
 	LEASED,
+	LEASED_IN_TABLE,
 	SPLICED,
 	WORKING,
 	LINGERING,
@@ -205,6 +206,7 @@ static long doomed(struct server *s, int fd)
 	if (pipe(pipes) || fcntl(pipes[1], F_SETPIPE_SZ, 1 << 20) < 0 ||
 	    ioq_open(&q, s->dev, fd, 0))
 		return -1;
+	io_uring_register_buffers_sparse(&q.ring, 4);
 	ioq_fetch_all(&q);
 	atomic_store(&s->queues_ready, 1);
 	for (unsigned served = 0;; served++) {
@@ -232,6 +234,11 @@ static long doomed(struct server *s, int fd)
 			m = zc_recv(b[0], 0, bytes);
 			m.flags = UBD_MEMBER_F_LEASED;
 			zc_submit(&q, UBD_U_IO_MEMBERS, tag, &m, 1);
+			break;
+		case LEASED_IN_TABLE:
+			lease.flags |= UBD_LEASE_INDEX;
+			lease.buf_index = (uint16_t)tag;
+			zc_lease(&q, tag, &lease);
 			break;
 		case SPLICED:
 			if (splice(q.fd, &(off_t){ioq_data_offset(0, tag, 0)}, pipes[1], NULL,
@@ -334,6 +341,19 @@ CASE(killed_leased)
 CASE(killed_leased_reissued)
 {
 	killed(LEASED, RECOVER, false);
+}
+
+/* The ring holds the buffer until it has ended, and with that the request. */
+CASE(killed_leased_in_table)
+{
+	conform_need_features(UBLK_F_SUPPORT_ZERO_COPY);
+	killed(LEASED_IN_TABLE, 0, false);
+}
+
+CASE(killed_leased_in_table_reissued)
+{
+	conform_need_features(UBLK_F_SUPPORT_ZERO_COPY);
+	killed(LEASED_IN_TABLE, RECOVER, false);
 }
 
 CASE(killed_spliced)
