@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,6 +119,28 @@ static void look_at_loops(struct holders *h)
 		closedir(d);
 }
 
+/* A mounted btrfs names only one of its devices as the source. */
+static void look_at_btrfs(struct holders *h)
+{
+	char *pattern = say_format("/sys/fs/btrfs/*/devices/%s*", h->disk);
+	glob_t found = {0};
+
+	if (!glob(pattern, GLOB_NOSORT, NULL, &found))
+		for (size_t i = 0; i < found.gl_pathc; i++) {
+			char *uuid = found.gl_pathv[i] + strlen("/sys/fs/btrfs/");
+			char *name = say_format("/dev/%s", strrchr(uuid, '/') + 1);
+
+			uuid[strcspn(uuid, "/")] = '\0';
+			if (is_disk(h, name)) {
+				add_holder(h, "part of the btrfs ", uuid);
+				h->lasting = true;
+			}
+			free(name);
+		}
+	globfree(&found);
+	free(pattern);
+}
+
 static void look_at_swaps(struct holders *h)
 {
 	FILE *f = fopen("/proc/swaps", "re");
@@ -224,6 +247,7 @@ char *holders_of(unsigned id, bool *lasting)
 	look_at_mounts(&h, "/proc/self/mountinfo");
 	look_at_stacks(&h);
 	look_at_loops(&h);
+	look_at_btrfs(&h);
 	look_at_swaps(&h);
 	d = opendir("/proc");
 	while (d && (entry = readdir(d))) {

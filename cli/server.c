@@ -97,6 +97,12 @@ static void detach(void)
 		close(fd);
 }
 
+static void hang_up(struct server *s)
+{
+	close(s->report_fd);
+	s->report_fd = -1;
+}
+
 static int report_ready(struct server *s, json_object *state)
 {
 	const char *text = s->request->json ? json_text(state) : ubd_device_path(s->dev);
@@ -114,8 +120,7 @@ static int report_ready(struct server *s, json_object *state)
 	}
 	detach();
 	ret = report(s->report_fd, SERVER_READY, text);
-	close(s->report_fd);
-	s->report_fd = -1;
+	hang_up(s);
 	return ret;
 }
 
@@ -137,6 +142,11 @@ static int announce(struct server *s)
 				 strerror(-ret));
 		report_failed(s, why);
 		free(why);
+		/* A disk that was there before goes on all the same. */
+		if (s->request->config.take_over && s->report_fd >= 0) {
+			detach();
+			hang_up(s);
+		}
 	} else {
 		struct ubd_stats none = {0};
 

@@ -21,13 +21,27 @@
 
 #define STATE_MAX (1 << 20)
 
+static void make_absolute(char *path, size_t len, const char *name)
+{
+	size_t n = 0;
+
+	if (name[0] != '/' && getcwd(path, len - 1)) {
+		n = strlen(path);
+		path[n++] = '/';
+	}
+	snprintf(path + n, len - n, "%s", name);
+}
+
 static const char *dir(void)
 {
 	static char path[4096];
 	const char *chosen = getenv("UBD_RUN_DIR"), *runtime = getenv("XDG_RUNTIME_DIR");
 
+	/* Once: a server changes its directory later. */
+	if (path[0])
+		return path;
 	if (chosen && *chosen)
-		snprintf(path, sizeof(path), "%s", chosen);
+		make_absolute(path, sizeof(path), chosen);
 	else if (geteuid() != 0 && runtime && *runtime)
 		snprintf(path, sizeof(path), "%s/ubd", runtime);
 	else
@@ -185,7 +199,7 @@ struct state_stats *state_stats_create(unsigned id)
 {
 	char *name = file(id, "stats");
 	void *page = MAP_FAILED;
-	int fd;
+	int fd, err;
 
 	/* Never write into the file of an earlier device: somebody may have it mapped. */
 	unlink(name);
@@ -193,9 +207,12 @@ struct state_stats *state_stats_create(unsigned id)
 	free(name);
 	if (fd < 0)
 		return NULL;
-	if (fchmod(fd, 0644) == 0 && posix_fallocate(fd, 0, STATE_STATS_LEN) == 0)
+	errno = fchmod(fd, 0644) < 0 ? errno : posix_fallocate(fd, 0, STATE_STATS_LEN);
+	if (!errno)
 		page = mmap(NULL, STATE_STATS_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	err = errno;
 	close(fd);
+	errno = err;
 	return page == MAP_FAILED ? NULL : page;
 }
 

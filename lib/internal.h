@@ -80,6 +80,7 @@ struct tag {
 	uint32_t generation; /* members: of the request now in this tag */
 	uint8_t fused;	     /* members waiting for the commit, or gone with it */
 	bool owed;	     /* the target has not heard of a fused request's end */
+	bool again;	     /* it failed, and goes to the target once more when it can */
 	bool telling;	     /* it is hearing of it */
 	bool came;	     /* meanwhile, or until it can, the command has ended ... */
 	int cqe;	     /* ... with this */

@@ -65,7 +65,11 @@ static int explain_ctrl(struct ubd_device *dev, int ret)
 static int explain_add(struct ubd_device *dev, int ret)
 {
 	if (ret == -EEXIST)
-		return device_fail(dev, ret, "device number %u is already in use", dev->cfg.id);
+		return device_fail(
+			dev, ret,
+			"device number %u is already in use: give another one, or delete "
+			"that device first",
+			dev->cfg.id);
 	if (ret == -EPERM || ret == -EACCES)
 		return device_fail(
 			dev, ret,
@@ -126,11 +130,27 @@ static int add(struct ubd_device *dev)
 	return 0;
 }
 
+/* What the disk's users were promised, and the target does not keep any more. NULL: nothing. */
+static const char *what_is_lost(uint32_t had, uint32_t now)
+{
+	if (had & UBLK_ATTR_READ_ONLY)
+		return NULL;
+	if (now & UBLK_ATTR_READ_ONLY)
+		return "is read-only now";
+	if (had & ~now & UBLK_ATTR_FUA)
+		return "cannot write through its cache (FUA) any more";
+	if ((had ^ now) & UBLK_ATTR_VOLATILE_CACHE)
+		return had & UBLK_ATTR_VOLATILE_CACHE ? "cannot flush any more"
+						      : "has to be flushed now";
+	return NULL;
+}
+
 /* The disk is in use: what it is made from must not have become another. */
 static int check_same(struct ubd_device *dev)
 {
 	struct ublk_params had, now;
 	int ret = ubd_ctrl_params(dev->ctrl, dev->info.dev_id, &had);
+	const char *lost;
 
 	if (ret)
 		return device_fail(dev, ret, "the driver does not tell what %s is like: %s",
@@ -147,6 +167,13 @@ static int check_same(struct ubd_device *dev)
 			dev->path, (unsigned long long)had.basic.dev_sectors,
 			1u << had.basic.logical_bs_shift, (unsigned long long)now.basic.dev_sectors,
 			1u << now.basic.logical_bs_shift);
+	lost = what_is_lost(had.basic.attrs, now.basic.attrs);
+	if (lost)
+		return device_fail(dev, -EINVAL, "the target of %s %s", dev->path, lost);
+	if (dev->limits.max_queues && dev->info.nr_hw_queues > dev->limits.max_queues)
+		return device_fail(dev, -EINVAL,
+				   "%s has %u queues, its target can only serve %u now", dev->path,
+				   dev->info.nr_hw_queues, dev->limits.max_queues);
 	return 0;
 }
 

@@ -115,11 +115,13 @@ static int parse_number(const char *s, bool size, uint64_t *out)
 	if (*s < '0' || *s > '9')
 		return -EINVAL;
 	errno = 0;
-	n = strtoull(s, &end, 0);
+	/* A zero in front is no octal number: nobody means that. */
+	n = strtoull(s, &end, s[0] == '0' && (s[1] == 'x' || s[1] == 'X') ? 16 : 10);
 	if (errno || end == s)
 		return -EINVAL;
 	if (size && *end) {
-		suffix = strchr(suffixes, *end & ~0x20);
+		/* A blank without its bit 5 is the end of the string, which strchr() finds too. */
+		suffix = *end != ' ' ? strchr(suffixes, *end & ~0x20) : NULL;
 		if (suffix)
 			shift = 10 * (unsigned)(suffix - suffixes + 1);
 		else if (*end == 's')

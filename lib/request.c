@@ -255,11 +255,17 @@ static void go_on(void *arg)
 	struct tag *t = arg;
 	struct ubd_queue *q = t->io.queue;
 
-	if (t->owed)
+	if (t->owed && !t->again)
 		tell(q, t);
 	t->came = false;
 	q->came--;
-	if (t->cqe == UBLK_IO_RES_OK) {
+	if (t->again) {
+		/* It goes on: its end is to be told another time. */
+		q->owed -= t->owed;
+		t->owed = t->again = false;
+		begin(q, t);
+		serve(t);
+	} else if (t->cqe == UBLK_IO_RES_OK) {
 		decode(q, t);
 		begin(q, t);
 		serve(t);
@@ -329,10 +335,10 @@ static void fused_ended(struct ubd_queue *q, struct tag *t, int res)
 	if (res != UBLK_IO_RES_ABORT && !again)
 		account(q, t);
 	t->fused = 0;
-	if (again) {
-		q->owed -= t->owed;
-		t->owed = false;
+	if (again)
 		t->io.error = res;
+	t->again = again && q->finished;
+	if (again && !q->finished) {
 		request_start(q, t);
 	} else if (q->finished) {
 		t->cqe = res;

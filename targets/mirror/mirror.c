@@ -181,10 +181,13 @@ static int mirror_handle(struct ubd_io *io, void *self)
 	struct ubd_transfer t;
 	int ret;
 
-	if (io->op == UBD_READ && !io->error && m->durable >= m->dropped) {
+	/* First the leg: one that was not chosen because another is out waits for that to be
+	 * durable. */
+	if (io->op == UBD_READ && !io->error) {
 		io->note = choose(m, io, m->rec.in_sync);
 		t = backing_transfer(m->leg[io->note], io, 0, io->length, io->offset);
-		return ubd_io_finish(io, &t, 1);
+		if (m->durable >= m->dropped)
+			return ubd_io_finish(io, &t, 1);
 	}
 	ret = io->op == UBD_READ ? read_leg(io, m) : mirror_write(io, m);
 	return ret ?: commit(io->queue, m, m->dropped) ?: (int)io->length;
@@ -278,8 +281,7 @@ static const struct ubd_option mirror_options[] = {
 	{"read-policy", UBD_CHOICE, AT(nearest), "which leg is read: each in turn, or the one last read nearby",
 	 .fallback = "round-robin", .choices = "round-robin|nearest"},
 	{"write-mostly", UBD_PATHS, AT(write_mostly), "a leg that is read only when there is no other"},
-	{"bitmap-chunk", UBD_SIZE, AT(chunk), "with --create: bytes that a bit stands for; 0: by size",
-	 .fallback = "0", .max = 1ull << 40},
+	{"bitmap-chunk", UBD_SIZE, AT(chunk), "with --create: bytes that a bit stands for; 0: by size", .fallback = "0", .max = 1ull << 40},
 	{"bitmap-delay", UBD_UINT, AT(delay), "milliseconds that a region is at rest before its bit is cleared",
 	 .metavar = "MS", .fallback = "5000", .min = 1, .max = 3600000},
 	{"resync-rate", UBD_SIZE, AT(rate), "bytes per second copied to legs that lack them; 0: no limit",

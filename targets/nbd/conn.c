@@ -134,12 +134,18 @@ static const char *misfit(const struct link_export *disk, uint64_t size,
 	return NULL;
 }
 
-/* An export that grew makes the disk grow, where the driver can. */
+/* An export that grew makes the disk grow, where the driver can, as soon as all connections know.
+ */
 static void follow_size(struct conn *c, uint64_t was)
 {
-	uint64_t size = c->link.export.size & ~(uint64_t)(c->nbd->disk.min - 1);
-	int ret = size > was ? ubd_device_resize(c->q, size) : 0;
+	uint64_t size = UINT64_MAX;
+	int ret;
 
+	__atomic_store_n(&c->size, c->link.export.size, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < c->nbd->nr_conns; i++)
+		size = MIN(size, __atomic_load_n(&c->nbd->conns[i].size, __ATOMIC_SEQ_CST));
+	size &= ~(uint64_t)(c->nbd->disk.min - 1);
+	ret = size > was ? ubd_device_resize(c->q, size) : 0;
 	if (ret)
 		ubd_device_notice(c->nbd->dev,
 				  "nbd: the export has grown to %" PRIu64
@@ -184,6 +190,7 @@ static void run(struct ubd_queue *q, void *arg)
 		if (there) {
 			c->last_heard = link_now();
 			c->up = true;
+			c->over = false;
 			ubd_cond_wake_all(q, &c->change);
 			if (c->link.tls)
 				tls_receive(c);
@@ -224,9 +231,9 @@ int conn_request(struct conn *c, struct req *r)
 	 * The server may not be done with what a lost connection brought it, and nothing stops it.
 	 * So nobody is told of a write that was sent twice, and writes there anew, before it is.
 	 */
-	for (uint64_t end = c->down_since + c->nbd->linger * 1000;
-	     r->on.cmd && r->born <= c->down_since && link_now() < end;)
-		ubd_sleep(c->q, (end - link_now()) * 1000000);
+	for (uint64_t now, end = c->down_since + c->nbd->linger * 1000;
+	     r->on.cmd && r->born <= c->down_since && (now = link_now()) < end;)
+		ubd_sleep(c->q, (end - now) * 1000000);
 	return r->result;
 }
 

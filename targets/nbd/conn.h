@@ -25,10 +25,7 @@
 struct nbd {
 	/* The options. */
 	struct link_address address;
-	uint64_t connections;
-	uint64_t timeout; /* s, of a request, resending included; 0: none */
-	uint64_t stall;	  /* s, of a server that owes replies and sends nothing; 0: none */
-	uint64_t linger;  /* s, after which a server is done with a lost connection's requests */
+	uint64_t connections, timeout, stall, linger; /* the last three in s; 0: none */
 	int zero;
 	bool no_trim;
 
@@ -58,23 +55,21 @@ struct conn {
 	struct nbd *nbd;
 	struct ubd_queue *q;
 	struct link link;
-	bool up, closing;
+	bool up, closing, over, ticking; /* over: the server says so. ticking: the clock, while
+					    there are requests */
+	uint64_t size;			 /* the export's, as it knows; bytes; atomic */
 
 	struct req *due[UINT16_MAX + 1]; /* by tag, the low 16 bits of the cookie */
-	unsigned tags;			 /* of them, that were ever used */
+	unsigned tags, requests; /* tags that were ever used; requests not answered, sent or not */
 	uint64_t serial;	/* the rest of the cookie: a reply to an old request finds nobody */
-	unsigned requests;	/* not answered, sent or not */
 	struct ubd_cond change; /* for those who wait until it is up: it is, or time has passed */
 
-	uint64_t last_heard, down_since; /* link_now() */
-	uint64_t pause;			 /* before connecting again, ms */
-	bool ticking;			 /* the clock, while there are requests */
+	uint64_t last_heard, down_since, pause; /* link_now(); ms before connecting again */
 
 	struct ubd_mutex turn; /* to send */
 	unsigned senders;      /* the one whose turn it is, and those who wait for theirs */
-	uint32_t sent, filled; /* of out */
-	uint32_t in_pos, in_len;
-	bool large; /* the last reply's payload */
+	uint32_t sent, filled, in_pos, in_len; /* of out, and of in */
+	bool large;			       /* the last reply's payload */
 	uint8_t out[CONN_BUFFER], in[CONN_BUFFER];
 };
 

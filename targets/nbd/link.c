@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CONNECT_MS 15000
 #define POLL_MS 50 /* how soon *stop is noticed */
@@ -68,7 +69,7 @@ static int begin(struct nbd_handle *h, const struct link_address *a)
 		return nbd_aio_connect_uri(h, a->uri);
 	if (a->unix_path)
 		return nbd_aio_connect_unix(h, a->unix_path);
-	return nbd_aio_connect_tcp(h, a->host, a->port);
+	return nbd_aio_connect_tcp(h, a->host, a->port ? a->port : "10809");
 }
 
 /* libnbd takes several steps; each may wait for the server. */
@@ -110,8 +111,11 @@ static int describe(struct link *l)
 
 	if (size < 0)
 		return explain(l, EPROTO);
-	l->fd = nbd_aio_get_fd(h);
 	l->tls = nbd_get_tls_negotiated(h) == 1;
+	/* libnbd closes its own when it gives up, whoever waits for it. */
+	l->fd = l->tls ? fcntl(nbd_aio_get_fd(h), F_DUPFD_CLOEXEC, 0) : nbd_aio_get_fd(h);
+	if (l->fd < 0)
+		return explain(l, errno);
 	l->export = (struct link_export){
 		.size = (uint64_t)size,
 		.min = block_size(h, LIBNBD_SIZE_MINIMUM),
@@ -150,8 +154,11 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop)
 
 void link_close(struct link *l)
 {
+	if (l->tls)
+		close(l->fd);
 	nbd_close(l->h);
 	l->h = NULL;
+	l->tls = false;
 }
 
 uint64_t link_silence(const struct link *l)
@@ -159,7 +166,7 @@ uint64_t link_silence(const struct link *l)
 	struct tcp_info info;
 	socklen_t len = sizeof(info);
 
-	if (getsockopt(nbd_aio_get_fd(l->h), IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+	if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
 		return UINT64_MAX;
 	return info.tcpi_last_data_recv;
 }
@@ -170,9 +177,8 @@ void link_cut(struct link *l, bool abort)
 
 	if (!abort)
 		nbd_aio_disconnect(l->h, 0);
-	/* A session that libnbd gave up has no socket any more. */
-	shutdown(nbd_aio_get_fd(l->h), SHUT_RDWR);
+	shutdown(l->fd, SHUT_RDWR);
 	/* TCP would keep the pages of requests until a peer that is gone acknowledges them. */
 	if (abort)
-		connect(nbd_aio_get_fd(l->h), &none, sizeof(none));
+		connect(l->fd, &none, sizeof(none));
 }

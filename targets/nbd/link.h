@@ -41,7 +41,7 @@ struct link_export {
 
 struct link {
 	struct nbd_handle *h;
-	bool tls; /* the session is libnbd's */
+	bool tls; /* the session is libnbd's, and fd only to wait and to end it */
 	int fd;	  /* otherwise: the socket, ours alone and blocking */
 	struct link_export export;
 	char why[256]; /* why it could not be opened */

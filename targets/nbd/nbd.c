@@ -79,6 +79,7 @@ static int open_links(struct ubd_device *dev, struct nbd *n, unsigned want)
 		struct conn *c = &n->conns[n->nr_conns];
 
 		ret = link_open(&c->link, &n->address, &c->closing);
+		c->size = c->link.export.size;
 		if (ret)
 			why = c->link.why;
 		else if (!n->nr_conns++ && settle(dev, n, &c->link))
@@ -103,19 +104,30 @@ static void nbd_close_target(struct ubd_device *dev, void *self)
 	free(n->conns);
 }
 
+static const char *nonsense(const struct link_address *a)
+{
+	bool keys = a->certificates || a->psk_file || a->username || a->no_verify;
+	bool secret = a->tls > LINK_TLS_OFF || (!a->tls && a->uri && !strncmp(a->uri, "nbds", 4));
+
+	if (!!a->uri + !!a->unix_path + !!a->host != 1)
+		return "which server? Give one of a URI (nbd://HOST/EXPORT), unix and host";
+	if (a->uri && a->export_name)
+		return "the URI names the export (nbd://HOST/EXPORT): leave out export";
+	if (a->port && !a->host)
+		return "port is for host only";
+	return keys && !secret ? "without TLS keys are of no use: add tls=require" : NULL;
+}
+
 static int nbd_open(struct ubd_device *dev, void *self)
 {
 	struct nbd *n = self;
 	struct link_address *a = &n->address;
-	int ways = !!a->uri + !!a->unix_path + !!a->host;
 	unsigned want = n->connections ? (unsigned)n->connections : ubd_device_queues(dev);
+	const char *why = nonsense(a);
 	int ret;
 
-	if (ways != 1)
-		return ubd_device_fail(
-			dev, -EINVAL,
-			"nbd: %s: give one of a URI (nbd://HOST/EXPORT), unix and host",
-			ways ? "one server only" : "which server?");
+	if (why)
+		return ubd_device_fail(dev, -EINVAL, "nbd: %s", why);
 	a->name = a->uri ? a->uri : a->unix_path ? a->unix_path : a->host;
 	n->dev = dev;
 	want = want < MAX_CONNECTIONS ? want : MAX_CONNECTIONS;
@@ -168,13 +180,10 @@ static struct conn *choose(const struct nbd *n, const struct ubd_io *io)
 /* The request in NBD's words. -EOPNOTSUPP: there are none. */
 static int translate(const struct nbd *n, const struct ubd_io *io, struct nbd_request *r)
 {
-	static const uint16_t commands[] = {
-		[UBD_READ] = NBD_CMD_READ,
-		[UBD_WRITE] = NBD_CMD_WRITE,
-		[UBD_FLUSH] = NBD_CMD_FLUSH,
-		[UBD_DISCARD] = NBD_CMD_TRIM,
-		[UBD_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES,
-	};
+	static const uint16_t commands[] = {[UBD_WRITE] = NBD_CMD_WRITE,
+					    [UBD_FLUSH] = NBD_CMD_FLUSH,
+					    [UBD_DISCARD] = NBD_CMD_TRIM,
+					    [UBD_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES};
 	unsigned can = n->disk.can;
 
 	if (io->op > UBD_WRITE_ZEROES || (io->op && !commands[io->op]))
@@ -205,22 +214,16 @@ static int nbd_handle(struct ubd_io *io, void *self)
 /* clang-format off */
 #define AT(member) offsetof(struct nbd, member)
 static const struct ubd_option nbd_options[] = {
-	{"uri", UBD_STRING, AT(address.uri), "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds:// for TLS",
-	 .metavar = "URI", .positional = true},
+	{"uri", UBD_STRING, AT(address.uri), "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds:// for TLS", .metavar = "URI", .positional = true},
 	{"unix", UBD_PATH, AT(address.unix_path), "instead of a URI: the server's Unix socket", .letter = 'u'},
 	{"host", UBD_STRING, AT(address.host), "instead of a URI: the server's name or address"},
-	{"port", UBD_STRING, AT(address.port), "its TCP port", .fallback = "10809"},
-	{"export", UBD_STRING, AT(address.export_name), "the export's name", .letter = 'x'},
-	{"connections", UBD_UINT, AT(connections), "connections, if the server allows several; 0: one per queue",
-	 .fallback = "0", .max = MAX_CONNECTIONS, .letter = 'C'},
-	{"timeout", UBD_UINT, AT(timeout), "seconds after which a request without a reply fails; 0: never",
-	 .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'},
-	{"stall", UBD_UINT, AT(stall), "seconds of silence while replies are due before connecting anew; 0: no limit",
-	 .metavar = "SECONDS", .fallback = "30", .max = 86400},
-	{"linger", UBD_UINT, AT(linger), "seconds that the server may go on with what a lost connection brought it",
-	 .metavar = "SECONDS", .fallback = "1", .max = 3600},
-	{"zero", UBD_CHOICE, AT(zero), "write-zeroes requests: on; fast: the kernel writes where the server would; off",
-	 .fallback = "on", .choices = "on|fast|off"},
+	{"port", UBD_STRING, AT(address.port), "its TCP port; 10809 unless given"},
+	{"export", UBD_STRING, AT(address.export_name), "without a URI: the export's name", .letter = 'x'},
+	{"connections", UBD_UINT, AT(connections), "connections, if the server allows several; 0: one per queue", .fallback = "0", .max = MAX_CONNECTIONS, .letter = 'C'},
+	{"timeout", UBD_UINT, AT(timeout), "seconds after which a request without a reply fails; 0: never", .metavar = "SECONDS", .fallback = "120", .max = 86400, .letter = 't'},
+	{"stall", UBD_UINT, AT(stall), "seconds of silence while replies are due before connecting anew; 0: no limit", .metavar = "SECONDS", .fallback = "30", .max = 86400},
+	{"linger", UBD_UINT, AT(linger), "seconds that the server may go on with what a lost connection brought it", .metavar = "SECONDS", .fallback = "1", .max = 3600},
+	{"zero", UBD_CHOICE, AT(zero), "write-zeroes requests: on; fast: the kernel writes where the server would; off", .fallback = "on", .choices = "on|fast|off"},
 	{"no-trim", UBD_BOOL, AT(no_trim), "pass no discards on"},
 	{"tls", UBD_CHOICE, AT(address.tls), "TLS where the URI does not say", .fallback = "auto", .choices = "auto|off|allow|require"},
 	{"tls-certificates", UBD_PATH, AT(address.certificates), "directory with ca-cert.pem and, where the server asks, client-cert.pem"},

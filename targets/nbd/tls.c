@@ -15,6 +15,7 @@ static int completed(void *user, int *error)
 	struct req *r = user;
 
 	/* No answers: the request stays due until the connection is buried. */
+	r->conn->over |= *error == ESHUTDOWN;
 	if (*error == ENOTCONN || *error == ESHUTDOWN)
 		return 1;
 	conn_heard(r->conn);
@@ -47,8 +48,8 @@ static bool check(struct conn *c, int ret)
 {
 	struct nbd_handle *h = c->link.h;
 
-	if (ret < 0 || nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
-		conn_break(c, link_error());
+	if (ret < 0 || c->over || nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
+		conn_break(c, c->over ? "the server is shutting down" : link_error());
 	return c->up;
 }
 
@@ -73,7 +74,7 @@ void tls_send(struct conn *c, struct req *r)
 		return;
 	conn_begin_turn(c);
 	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
-		ubd_poll(c->q, nbd_aio_get_fd(h), POLLOUT);
+		ubd_poll(c->q, c->link.fd, POLLOUT);
 		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
 			check(c, nbd_aio_notify_write(h));
 	}
@@ -87,8 +88,7 @@ void tls_receive(struct conn *c)
 	while (c->up) {
 		/* What libnbd held back while it was in the middle of a reply has no sender. */
 		bool write = !c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE);
-		int events =
-			ubd_poll(c->q, nbd_aio_get_fd(h), (short)(POLLIN | (write ? POLLOUT : 0)));
+		int events = ubd_poll(c->q, c->link.fd, (short)(POLLIN | (write ? POLLOUT : 0)));
 
 		if (events == POLLOUT && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
 			check(c, nbd_aio_notify_write(h));

@@ -82,10 +82,7 @@ static int select_snapshot(struct qc_image *img, const char *name)
 	s = qc_snapshot_find(&all, name);
 	if (!s) {
 		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
-	} else if (!s->size || s->size > MAX_DISK ||
-		   !qc_l1_fits(img, s->l1_offset, s->l1_entries, s->size)) {
-		ret = qc_fail(img, -EINVAL, ": its snapshot '%s' is damaged", name);
-	} else {
+	} else if (!(ret = qc_snapshot_check(img, s))) {
 		img->l1_offset = s->l1_offset;
 		img->l1_entries = s->l1_entries;
 		img->size = s->size;

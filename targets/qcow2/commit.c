@@ -23,7 +23,7 @@ unsigned qc_enter(struct qc_image *img, struct ubd_queue *q)
 			return e;
 		qc_leave(img, q, e);
 		pthread_mutex_lock(&img->lock);
-		if (atomic_load(&img->paused))
+		while (atomic_load(&img->paused))
 			qc_wait(img, q);
 		pthread_mutex_unlock(&img->lock);
 	}

@@ -14,9 +14,10 @@
 
 struct qc_file {
 	struct backing b;
-	char *path;		 /* owned */
-	_Atomic uint64_t end;	 /* size in bytes */
-	_Atomic bool needs_sync; /* written to since the last sync began */
+	char *path;		       /* owned */
+	_Atomic uint64_t end;	       /* size in bytes */
+	_Atomic bool needs_sync, lost; /* written to since the last sync began; a sync has failed,
+					  and nobody knows what is there */
 	struct ubd_mutex growing;
 };
 

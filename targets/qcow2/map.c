@@ -147,7 +147,7 @@ int qc_map_prepare(struct qc_image *img, uint64_t guest, struct qc_entry *e)
 
 	if (ret)
 		return ret;
-	if (img->broken)
+	if (img->broken || guest >> img->l2_bits >= img->l1_entries)
 		return -EIO;
 	if (qc_journal_full(img) || img->cache.dirty > img->cache.max / 2)
 		return qc_needs(img, NEED_COMMIT, 0);

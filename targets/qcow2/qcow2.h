@@ -421,6 +421,8 @@ int qc_snapshots_read(struct qc_image *img, struct ubd_queue *q, struct qc_snaps
 void qc_snapshots_free(struct qc_snapshots *s);
 /* By id or by name; NULL: there is none. */
 const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const char *word);
+/* Whether the disk can be as that snapshot says. */
+int qc_snapshot_check(const struct qc_image *img, const struct qc_snapshot *s);
 /*
  * The image anew, with right refcounts, the disk of that size. job: "create", "delete", or "apply":
  * make the disk what it was when the snapshot was made; NULL: nothing else.

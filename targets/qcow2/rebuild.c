@@ -405,8 +405,16 @@ static int switch_over(struct rebuild *r)
 	if (img->version > 2)
 		put64(r->header + HDR_INCOMPATIBLE,
 		      img->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
-	ret = qc_file_sync(&img->file, r->q)
-		      ?: qc_file_write(&img->file, r->q, r->header, page_size(img), 0);
+	/* What a dead server's journal maps may lie in the data file, and be durable nowhere. */
+	ret = (img->external ? qc_file_sync(&img->data_file, r->q) : 0)
+		      ?: qc_file_sync(&img->file, r->q);
+	if (ret)
+		return ret;
+	ret = qc_file_write(&img->file, r->q, r->header, page_size(img), 0);
+	/* It may be there all the same, with tables that the old one knows nothing of. */
+	if (ret && (qc_file_write(&img->file, r->q, img->header, page_size(img), 0)
+			    ?: qc_file_sync(&img->file, r->q)))
+		return qc_damaged(img, "the header, which could not be written,", 0);
 	if (ret)
 		return ret;
 	/* Written: whatever the sync says, the file may say so from now on. */

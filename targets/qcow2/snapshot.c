@@ -87,6 +87,13 @@ const struct qc_snapshot *qc_snapshot_find(const struct qc_snapshots *s, const c
 	return NULL;
 }
 
+int qc_snapshot_check(const struct qc_image *img, const struct qc_snapshot *s)
+{
+	if (s->size && s->size <= MAX_DISK && qc_l1_fits(img, s->l1_offset, s->l1_entries, s->size))
+		return 0;
+	return qc_fail(img, -EINVAL, ": its snapshot '%s' is damaged", s->name);
+}
+
 /* ---- Changes ------------------------------------------------------------------------------- */
 
 /* One more entry of the table: the disk as it is. */
@@ -152,6 +159,7 @@ int qc_remake(struct qc_image *img, struct ubd_queue *q, uint64_t size, const ch
 	} else if (job && !s) {
 		ret = qc_fail(img, -ENOENT, " has no snapshot '%s'", name);
 	} else if (job && !strcmp(job, "apply")) {
+		ret = qc_snapshot_check(img, s);
 		w.adopt = s;
 		w.size = s->size;
 	} else if (job) {

@@ -148,7 +148,7 @@ static int qcow2_handle(struct ubd_io *io, void *self)
 		return img->writable ? qc_commit(img, io->queue) : 0;
 	io->note = qc_enter(img, io->queue);
 	/* Sent before the disk became smaller. */
-	if (io->offset + io->length > ubd_device_limits(img->dev)->size)
+	if (io->offset + io->length > disk_size(img, ubd_device_limits(img->dev)))
 		return -EIO;
 	if (io->op == UBD_READ)
 		return qc_read(img, io);
@@ -167,34 +167,22 @@ static void qcow2_finished(struct ubd_io *io, void *self)
 		qc_leave(img, io->queue, io->note);
 }
 
+/* clang-format off */
+#define AT(member) offsetof(struct qcow2, member)
 static const struct ubd_option qcow2_options[] = {
-	{"file", UBD_PATH, offsetof(struct qcow2, file), "image", .required = true,
-	 .positional = true, .letter = 'f'},
-	{"snapshot", UBD_STRING, offsetof(struct qcow2, options.snapshot),
-	 "serve this internal snapshot, read-only", "NAME"},
-	{"cache", UBD_SIZE, offsetof(struct qcow2, options.cache_bytes),
-	 "memory for the image's metadata", .fallback = "32M", .min = 1 << 20},
-	{"direct", UBD_CHOICE, offsetof(struct qcow2, options.direct),
-	 "go past the page cache (O_DIRECT); auto: where that works", .fallback = "auto",
-	 .choices = "auto|on|off"},
-	{"data-file", UBD_PATH, offsetof(struct qcow2, options.data_file),
-	 "the image's data file, instead of the one it names"},
-	{"journal", UBD_STRING, offsetof(struct qcow2, options.journal),
-	 "directory in memory for what must survive a killed server, or off", "DIR"},
-	{"repair", UBD_BOOL, offsetof(struct qcow2, options.repair),
-	 "open an image marked as corrupt, after rebuilding its refcounts"},
+	{"file", UBD_PATH, AT(file), "image", .required = true, .positional = true, .letter = 'f'},
+	{"snapshot", UBD_STRING, AT(options.snapshot), "serve this internal snapshot, read-only", "NAME"},
+	{"cache", UBD_SIZE, AT(options.cache_bytes), "memory for the image's metadata", .fallback = "32M", .min = 1 << 20},
+	{"direct", UBD_CHOICE, AT(options.direct), "go past the page cache (O_DIRECT); auto: where that works",
+	 .fallback = "auto", .choices = "auto|on|off"},
+	{"data-file", UBD_PATH, AT(options.data_file), "the image's data file, instead of the one it names"},
+	{"journal", UBD_STRING, AT(options.journal), "directory in memory for what must survive a killed server, or off", "DIR"},
+	{"repair", UBD_BOOL, AT(options.repair), "open an image marked as corrupt, after rebuilding its refcounts"},
 	{0},
 };
 
 const struct ubd_target target_qcow2 = {
-	.api = UBD_TARGET_API,
-	.name = "qcow2",
-	.summary = "a qcow2 image, with all it stands on",
-	.options = qcow2_options,
-	.size = sizeof(struct qcow2),
-	.open = qcow2_open,
-	.close = qcow2_close,
-	.handle = qcow2_handle,
-	.finished = qcow2_finished,
-	.command = qcow2_command,
+	.api = UBD_TARGET_API, .name = "qcow2", .summary = "a qcow2 image, with all it stands on",
+	.options = qcow2_options, .size = sizeof(struct qcow2), .open = qcow2_open, .close = qcow2_close,
+	.handle = qcow2_handle, .finished = qcow2_finished, .command = qcow2_command,
 };

@@ -132,6 +132,8 @@ static int load_words(struct zoned *z)
 
 	if (fd >= 0)
 		close(fd);
+	if (!ret && z->live_path && !known)
+		return fail(z, -EIO, "the kernel's boot_id cannot be read");
 	id.copy.sequence = id.copy.crc = 0;
 	if (!ret && known && id.session && !memcmp(z->state, &id, sizeof(id)))
 		return zones_load(z, z->state->words, true);
@@ -238,6 +240,9 @@ int image_open(struct ubd_device *dev, struct zoned *z)
 	z->failed = fail(z, ret, "cannot open %s: %s", z->file ?: "memory", strerror(-ret));
 	if (fd >= 0)
 		unlink(z->file);
+	/* What a killed server left in it is for the next try. */
+	free(z->live_path);
+	z->live_path = NULL;
 	image_close(dev, z);
 	return ret;
 }
