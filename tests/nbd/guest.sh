@@ -107,6 +107,35 @@ recovered() {
 	ubd del "$id"
 }
 
+# A server that can do less than the disk promises is not taken.
+recovered_to_less() {
+	rm -f "$scratch/image"
+	truncate -s 32M "$scratch/image"
+	start_server nbdkit
+	add --queues 2 --recovery reissue nbd --unix "$scratch/s"
+	kill -9 "$(pgrep -x ubd)"
+	within 10 sh -c "ubd list -n -o state | grep -q quiesced"
+	stop_server
+	rm -f "$scratch/s"
+	nbdkit -f -U "$scratch/s" --filter=fua file "$scratch/image" fuamode=none >/dev/null 2>&1 &
+	server=$!
+	within 20 test -S "$scratch/s"
+	fails ubd recover "$id" 2>"$scratch/err"
+	grep -q 'cannot write through its cache (FUA) any more' "$scratch/err"
+	stop_server
+	rm -f "$scratch/s"
+	nbdkit -f -U "$scratch/s" --filter=noparallel file "$scratch/image" serialize=connections >/dev/null 2>&1 &
+	server=$!
+	within 20 test -S "$scratch/s"
+	fails ubd recover "$id" 2>"$scratch/err"
+	grep -q 'has 2 queues, its target can only serve 1 now' "$scratch/err"
+	stop_server
+	start_server nbdkit
+	ubd recover "$id"
+	verify 2
+	ubd del "$id"
+}
+
 # Connections cut at any byte, in both directions. Now and then nbdkit dies of that: it comes back.
 keep_server() {
 	while :; do
@@ -160,6 +189,7 @@ for kind in nbdkit tcp tls; do
 	check "killed and restarted under load, $kind" dies $kind auto
 done
 check "our server is killed, others go on with its I/O" recovered
+check "a server that can do less does not take over" recovered_to_less
 check "ext4" filesystem auto "mkfs.ext4 -q" "fsck.ext4 -f -n"
 check "xfs" filesystem off "mkfs.xfs -q" "xfs_repair -n"
 check "a server that stays away: errors, and the device can be deleted" gone

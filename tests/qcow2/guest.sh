@@ -181,9 +181,8 @@ commands() {
 	rm -f "$scratch/first"
 }
 
-# A write that the driver finishes is known to be over only later. Its user may flush at once, and may have
-# flushed while it was under way: the disk below, which is slow to write, must see the second one.
-late() {
+# An image on a disk below us that flushes are counted of, and that others can be laid over.
+disk_below() {
 	modprobe null_blk nr_devices=0
 	disk=/sys/kernel/config/nullb/nullb0
 	mkdir $disk
@@ -191,6 +190,34 @@ late() {
 		echo "${setting#*=}" >"$disk/${setting%%=*}"
 	done
 	qemu-img create -q -f qcow2 /dev/nullb0 1M
+}
+
+no_disk_below() {
+	echo 0 >$disk/power
+	rmdir $disk
+}
+
+# The page cache says once that it could not write something: no flush may succeed after that.
+lost() {
+	disk_below
+	DM_DISABLE_UDEV=1 dmsetup create lost --table "0 131072 linear /dev/nullb0 0"
+	add qcow2 --direct off /dev/mapper/lost
+	for table in error "linear /dev/nullb0 0"; do
+		dd if=/dev/urandom of="$dev" bs=64k count=1 oflag=direct status=none
+		DM_DISABLE_UDEV=1 dmsetup load lost --table "0 131072 $table"
+		DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs lost
+		DM_DISABLE_UDEV=1 dmsetup resume lost
+		fails sync "$dev"
+	done
+	ubd del "$id" || :
+	DM_DISABLE_UDEV=1 dmsetup remove lost
+	no_disk_below
+}
+
+# A write that the driver finishes is known to be over only later. Its user may flush at once, and may have
+# flushed while it was under way: the disk below, which is slow to write, must see the second one.
+late() {
+	disk_below
 	modprobe dm-delay
 	DM_DISABLE_UDEV=1 dmsetup create late --table "0 131072 delay /dev/nullb0 0 0 /dev/nullb0 0 100 /dev/nullb0 0 0"
 	add qcow2 /dev/mapper/late
@@ -212,8 +239,7 @@ late() {
 	END
 	ubd del "$id"
 	DM_DISABLE_UDEV=1 dmsetup remove late
-	echo 0 >$disk/power
-	rmdir $disk
+	no_disk_below
 }
 
 encrypted() {
@@ -240,6 +266,7 @@ check "the server is killed, its I/O waits" dies auto reissue
 check "the server is killed, others go on with its I/O" recovered
 check "snapshots and sizes of a disk in use" commands
 check "a flush of what the driver has just finished reaches the disk" late
+check "a flush after one that failed fails as well" lost
 check "encrypted images are refused" encrypted
 check "nothing is left" nothing_left
 finish
