@@ -117,7 +117,7 @@ recovered_to_less() {
 	within 10 sh -c "ubd list -n -o state | grep -q quiesced"
 	stop_server
 	rm -f "$scratch/s"
-	nbdkit -f -U "$scratch/s" --filter=fua file "$scratch/image" fuamode=none >/dev/null 2>&1 &
+	nbdkit -f -U "$scratch/s" --filter=fua file "$scratch/image" >/dev/null 2>&1 &
 	server=$!
 	within 20 test -S "$scratch/s"
 	fails ubd recover "$id" 2>"$scratch/err"
