@@ -326,9 +326,13 @@ struct ubd_transfer backing_transfer(const struct backing *b, const struct ubd_i
 	};
 }
 
-int backing_flush(const struct backing *b, struct ubd_queue *q)
+int backing_flush(struct backing *b, struct ubd_queue *q)
 {
-	return b->read_only ? 0 : ubd_fsync(q, b->fd, true);
+	int ret = b->read_only || b->lost ? 0 : ubd_fsync(q, b->fd, true);
+
+	if (ret < 0 && !b->direct)
+		b->lost = true;
+	return b->lost ? -EIO : ret;
 }
 
 struct discard {
@@ -368,7 +372,7 @@ int backing_zero(const struct backing *b, struct ubd_queue *q, uint64_t pos, uin
 	return ret;
 }
 
-int backing_apply(const struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len)
+int backing_apply(struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len)
 {
 	int ret;
 

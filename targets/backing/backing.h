@@ -20,6 +20,9 @@ struct backing {
 	bool rotational;
 	bool can_punch; /* hole punching or BLKDISCARD */
 	bool can_zero;
+	/* A sync of the page cache has failed. It says so once, and takes what it could not write
+	 * for written from then on: no later sync tells whether anything is durable. */
+	_Atomic bool lost;
 	uint64_t start; /* first byte used */
 	uint64_t size;	/* bytes used */
 	uint32_t block; /* smallest I/O and its alignment, bytes */
@@ -51,12 +54,13 @@ void backing_limits(const struct backing *b, struct ubd_limits *l);
 /* One piece of a request's data: [at, at + len) of it, at offset pos. */
 struct ubd_transfer backing_transfer(const struct backing *b, const struct ubd_io *io, uint32_t at,
 				     uint32_t len, uint64_t pos);
-int backing_flush(const struct backing *b, struct ubd_queue *q);
+/* -EIO for good once a flush of the page cache has failed. */
+int backing_flush(struct backing *b, struct ubd_queue *q);
 int backing_discard(const struct backing *b, struct ubd_queue *q, uint64_t pos, uint64_t len);
 /* unmap: the space may be given back. */
 int backing_zero(const struct backing *b, struct ubd_queue *q, uint64_t pos, uint64_t len,
 		 bool unmap);
 /* All of a request that moves no data: FLUSH, or DISCARD or WRITE_ZEROES of [pos, pos + len). */
-int backing_apply(const struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len);
+int backing_apply(struct backing *b, const struct ubd_io *io, uint64_t pos, uint64_t len);
 
 #endif

@@ -189,7 +189,7 @@ int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg, uint
 }
 
 struct application {
-	const struct legs *legs;
+	struct legs *legs;
 	const struct ubd_io *io;
 	const struct leg_range *range;
 };
@@ -202,7 +202,7 @@ static int apply(struct ubd_queue *q, unsigned i, void *arg)
 	return backing_apply(&a->legs->leg[i], a->io, a->range[i].pos, a->range[i].len);
 }
 
-int legs_apply(const struct legs *l, const struct ubd_io *io, const struct leg_range *range)
+int legs_apply(struct legs *l, const struct ubd_io *io, const struct leg_range *range)
 {
 	bool by_range = io->op == UBD_DISCARD || io->op == UBD_WRITE_ZEROES;
 	struct application a = {l, io, range};

@@ -55,6 +55,6 @@ void legs_trim(struct legs *l, struct ubd_device *dev, unsigned i, uint64_t size
 typedef int legs_call(struct ubd_queue *q, unsigned i, void *arg);
 int legs_each(struct ubd_queue *q, uint64_t mask, legs_call *fn, void *arg, uint64_t *failed);
 /* A request that moves no data: FLUSH of all, or range[i] of leg i where not empty. [awaits] */
-int legs_apply(const struct legs *l, const struct ubd_io *io, const struct leg_range *range);
+int legs_apply(struct legs *l, const struct ubd_io *io, const struct leg_range *range);
 
 #endif

@@ -44,7 +44,7 @@ static void linear_close(struct ubd_device *dev, void *self)
 
 static int linear_handle(struct ubd_io *io, void *self)
 {
-	const struct linear *s = self;
+	struct linear *s = self;
 	bool data = io->op == UBD_READ || io->op == UBD_WRITE;
 	struct ubd_transfer t[LEGS_MAX];
 	struct leg_range range[LEGS_MAX];

@@ -37,7 +37,7 @@ static void loop_close(struct ubd_device *dev, void *self)
 
 static int loop_handle(struct ubd_io *io, void *self)
 {
-	const struct backing *b = &((struct loop *)self)->backing;
+	struct backing *b = &((struct loop *)self)->backing;
 	struct ubd_transfer whole;
 
 	if (io->op != UBD_READ && io->op != UBD_WRITE)

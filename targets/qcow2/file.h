@@ -14,10 +14,9 @@
 
 struct qc_file {
 	struct backing b;
-	char *path;		       /* owned */
-	_Atomic uint64_t end;	       /* size in bytes */
-	_Atomic bool needs_sync, lost; /* written to since the last sync began; a sync has failed,
-					  and nobody knows what is there */
+	char *path;		 /* owned */
+	_Atomic uint64_t end;	 /* size in bytes */
+	_Atomic bool needs_sync; /* written to since the last sync began */
 	struct ubd_mutex growing;
 };
 

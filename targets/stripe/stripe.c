@@ -97,7 +97,7 @@ static int move(const struct stripe *s, struct ubd_io *io)
 
 static int stripe_handle(struct ubd_io *io, void *self)
 {
-	const struct stripe *s = self;
+	struct stripe *s = self;
 	struct leg_range range[LEGS_MAX];
 
 	if (io->op == UBD_READ || io->op == UBD_WRITE)
