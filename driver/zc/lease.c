@@ -112,6 +112,15 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	/* The last one's buffer may still be there. */
 	if (READ_ONCE(q->closing))
 		return UBLK_IO_RES_ABORT;
+	/* The ring's lock is held: nobody takes it out again before this is over. */
+	if (want.flags & UBD_LEASE_INDEX) {
+		refcount_inc(&slot->ref);
+		ret = ublk_buffer_put(slot, want.buf_index, buffer_released, cmd, issue_flags);
+		if (ret) {
+			ublk_slot_release(q, slot);
+			return ret;
+		}
+	}
 	pdu->q = q;
 	pdu->tag = tag;
 	ublk_cmd_mark_cancelable(cmd, issue_flags);
@@ -124,20 +133,6 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	lease->users = want.nr_members + lease->open + lease->buffer;
 	lease->cmd = cmd;
 	spin_unlock_irq(&q->zc->lock);
-	if (want.flags & UBD_LEASE_INDEX) {
-		refcount_inc(&slot->ref);
-		ret = ublk_buffer_put(slot, want.buf_index, buffer_released, cmd, issue_flags);
-		if (ret) {
-			spin_lock_irq(&q->zc->lock);
-			lease->cmd = NULL;
-			lease->open = false;
-			lease->buffer = false;
-			spin_unlock_irq(&q->zc->lock);
-			ublk_slot_release(q, slot);
-			ublk_slot_release(q, slot);
-			return ret;
-		}
-	}
 	/* Who was sent away meanwhile brings no members. */
 	if (READ_ONCE(q->closing))
 		ublk_lease_kick(q);
