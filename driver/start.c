@@ -319,7 +319,8 @@ int ublk_end(struct ublk_device *ub)
  * ublk_try_stop() - TRY_STOP_DEV: stop unless somebody has the disk open
  * @ub: the device
  *
- * Return: 0; -EINTR as ublk_end(), or before anything was done; -EBUSY; -ENODEV when there is no disk.
+ * Return: 0; -EINTR as ublk_end(), or before anything was done; -EBUSY; -ENODEV when there is no
+ * disk.
  */
 int ublk_try_stop(struct ublk_device *ub)
 {

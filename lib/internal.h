@@ -80,10 +80,10 @@ struct tag {
 	uint32_t generation; /* members: of the request now in this tag */
 	uint8_t fused;	     /* members waiting for the commit, or gone with it */
 	bool owed;	     /* the target has not heard of a fused request's end */
-	bool again;	     /* it failed, and goes to the target once more when it can */
 	bool telling;	     /* it is hearing of it */
 	bool came;	     /* meanwhile, or until it can, the command has ended ... */
 	int cqe;	     /* ... with this */
+	bool again;	     /* that failed, and the request goes to the target once more */
 	int result;
 	struct local_request *local;
 	struct ubd_member members[FUSED_MAX];

@@ -326,13 +326,16 @@ struct ubd_transfer backing_transfer(const struct backing *b, const struct ubd_i
 	};
 }
 
-int backing_flush(struct backing *b, struct ubd_queue *q)
+int backing_synced(struct backing *b, int ret)
 {
-	int ret = b->read_only || b->lost ? 0 : ubd_fsync(q, b->fd, true);
-
 	if (ret < 0 && !b->direct)
 		b->lost = true;
 	return b->lost ? -EIO : ret;
+}
+
+int backing_flush(struct backing *b, struct ubd_queue *q)
+{
+	return backing_synced(b, b->read_only ? 0 : ubd_fsync(q, b->fd, true));
 }
 
 struct discard {

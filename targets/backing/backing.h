@@ -54,7 +54,8 @@ void backing_limits(const struct backing *b, struct ubd_limits *l);
 /* One piece of a request's data: [at, at + len) of it, at offset pos. */
 struct ubd_transfer backing_transfer(const struct backing *b, const struct ubd_io *io, uint32_t at,
 				     uint32_t len, uint64_t pos);
-/* -EIO for good once a flush of the page cache has failed. */
+/* What a sync that gave ret is worth: -EIO for good once one of the page cache has failed. */
+int backing_synced(struct backing *b, int ret);
 int backing_flush(struct backing *b, struct ubd_queue *q);
 int backing_discard(const struct backing *b, struct ubd_queue *q, uint64_t pos, uint64_t len);
 /* unmap: the space may be given back. */

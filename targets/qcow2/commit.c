@@ -98,6 +98,12 @@ static int collect(struct qc_image *img, struct batch *b)
 	return 0;
 }
 
+int qc_sync(struct qc_image *img, struct ubd_queue *q)
+{
+	return (img->external ? qc_file_sync(&img->data_file, q) : 0)
+		       ?: qc_file_sync(&img->file, q);
+}
+
 /* One step after the other, neighbouring pages in one write; *steps of them are durable. */
 static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct batch *b,
 		       unsigned *steps)
@@ -121,8 +127,7 @@ static int write_batch(struct qc_image *img, struct ubd_queue *q, const struct b
 		}
 		/* The table rarely changes: no sync for what others have written meanwhile. */
 		if (!ret && (*steps != STEP_TABLE || at > first))
-			ret = (img->external ? qc_file_sync(&img->data_file, q) : 0)
-				      ?: qc_file_sync(&img->file, q);
+			ret = qc_sync(img, q);
 		if (ret)
 			return ret;
 	}

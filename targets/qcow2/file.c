@@ -155,8 +155,9 @@ static int run(struct ubd_queue *q, struct qc_file_op *op)
 	uint64_t end = op->pos + op->len, old = atomic_load(&op->file->end);
 	ssize_t ret = qc_file_hooks ? qc_file_hooks->before(op) : 0;
 
-	if (!ret && (ret = perform(q, op)) < 0 && op->kind == QC_SYNC && !op->file->b.direct)
-		atomic_store(&op->file->b.lost, true);
+	if (!ret)
+		ret = op->kind == QC_SYNC ? backing_synced(&op->file->b, (int)perform(q, op))
+					  : perform(q, op);
 	if (op->kind == QC_READ && ret >= 0)
 		memset((char *)op->data + ret, 0, op->len - (size_t)ret);
 	else if (op->kind == QC_WRITE && ret >= 0 && (uint64_t)ret < op->len)
@@ -194,8 +195,6 @@ int qc_file_transfer_write(struct qc_file *f, struct ubd_io *io, uint32_t at, ui
 
 int qc_file_sync(struct qc_file *f, struct ubd_queue *q)
 {
-	if (atomic_load(&f->b.lost))
-		return -EIO;
 	if (!atomic_exchange(&f->needs_sync, false))
 		return 0;
 	return run(q, &(struct qc_file_op){QC_SYNC, f});

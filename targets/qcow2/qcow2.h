@@ -336,6 +336,8 @@ int qc_check_place(struct qc_image *img, uint64_t pos, const char *what);
 int qc_commit(struct qc_image *img, struct ubd_queue *q);
 /* The same, commit_lock held. */
 int qc_commit_locked(struct qc_image *img, struct ubd_queue *q);
+/* The image's files, the data file first. [awaits] */
+int qc_sync(struct qc_image *img, struct ubd_queue *q);
 /* Around each request: clusters it may have seen are not given to others before it ends. */
 unsigned qc_enter(struct qc_image *img, struct ubd_queue *q);
 void qc_leave(struct qc_image *img, struct ubd_queue *q, unsigned epoch);

@@ -399,17 +399,15 @@ static int write_refcounts(struct rebuild *r)
 static int switch_over(struct rebuild *r)
 {
 	struct qc_image *img = r->img;
-	int ret;
+	/* Also what a dead server's journal maps in the data file, and is durable nowhere. */
+	int ret = qc_sync(img, r->q);
 
+	if (ret)
+		return ret;
 	put64(r->header + HDR_SIZE, r->w->size);
 	if (img->version > 2)
 		put64(r->header + HDR_INCOMPATIBLE,
 		      img->incompatible & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT));
-	/* What a dead server's journal maps may lie in the data file, and be durable nowhere. */
-	ret = (img->external ? qc_file_sync(&img->data_file, r->q) : 0)
-		      ?: qc_file_sync(&img->file, r->q);
-	if (ret)
-		return ret;
 	ret = qc_file_write(&img->file, r->q, r->header, page_size(img), 0);
 	/* It may be there all the same, with tables that the old one knows nothing of. */
 	if (ret && (qc_file_write(&img->file, r->q, img->header, page_size(img), 0)

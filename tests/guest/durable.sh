@@ -67,22 +67,6 @@ flush_file() { # WAY
 	ubd del "$id"
 }
 
-# The page cache says once that it could not write something: no flush may succeed after that.
-flush_after_loss() {
-	sectors=$(blockdev --getsz $below)
-	DM_DISABLE_UDEV=1 dmsetup create lost --table "0 $sectors linear $below 0"
-	add loop --direct off /dev/mapper/lost
-	for table in error "linear $below 0"; do
-		dd if=/dev/urandom of="$dev" bs=64k count=1 oflag=direct status=none
-		DM_DISABLE_UDEV=1 dmsetup load lost --table "0 $sectors $table"
-		DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs lost
-		DM_DISABLE_UDEV=1 dmsetup resume lost
-		fails sync "$dev"
-	done
-	ubd del "$id"
-	DM_DISABLE_UDEV=1 dmsetup remove lost
-}
-
 mem_has_none() {
 	add mem 8M
 	[ "$(queue write_cache)" = "write through" ]
@@ -97,7 +81,7 @@ for way in $ways; do
 	check "loop over a file, $way: fsync and FUA reach the disk" flush_file "$way"
 done
 umount "$scratch/mnt"
-check "a flush after one that failed fails as well" flush_after_loss
+check "a flush after one that failed fails as well" flush_after_loss $below loop
 check "mem, which keeps nothing, asks for no flushes" mem_has_none
 check "nothing is left" nothing_left
 finish

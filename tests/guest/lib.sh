@@ -57,6 +57,23 @@ kill_and_recover() { # ROUNDS
 	done
 }
 
+# The page cache over the disk BELOW says once that it could not write something: no flush of a disk that
+# TARGET makes of it may succeed after that.
+flush_after_loss() { # BELOW TARGET
+	sectors=$(blockdev --getsz "$1")
+	DM_DISABLE_UDEV=1 dmsetup create lost --table "0 $sectors linear $1 0"
+	add "$2" --direct off /dev/mapper/lost
+	for table in error "linear $1 0"; do
+		dd if=/dev/urandom of="$dev" bs=64k count=1 oflag=direct status=none
+		DM_DISABLE_UDEV=1 dmsetup load lost --table "0 $sectors $table"
+		DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs lost
+		DM_DISABLE_UDEV=1 dmsetup resume lost
+		fails sync "$dev"
+	done
+	ubd del "$id"
+	DM_DISABLE_UDEV=1 dmsetup remove lost
+}
+
 # The disk's attribute.
 queue() {
 	cat "/sys/block/ublkb$id/queue/$1"

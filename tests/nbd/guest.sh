@@ -108,6 +108,16 @@ recovered() {
 }
 
 # A server that can do less than the disk promises is not taken.
+refused_with() { # SENTENCE FILTER [PARAMETER]
+	rm -f "$scratch/s"
+	nbdkit -f -U "$scratch/s" --filter="$2" file "$scratch/image" ${3:+"$3"} >/dev/null 2>&1 &
+	server=$!
+	within 20 test -S "$scratch/s"
+	fails ubd recover "$id" 2>"$scratch/err"
+	grep -q "$1" "$scratch/err"
+	stop_server
+}
+
 recovered_to_less() {
 	rm -f "$scratch/image"
 	truncate -s 32M "$scratch/image"
@@ -116,20 +126,8 @@ recovered_to_less() {
 	kill -9 "$(pgrep -x ubd)"
 	within 10 sh -c "ubd list -n -o state | grep -q quiesced"
 	stop_server
-	rm -f "$scratch/s"
-	nbdkit -f -U "$scratch/s" --filter=fua file "$scratch/image" >/dev/null 2>&1 &
-	server=$!
-	within 20 test -S "$scratch/s"
-	fails ubd recover "$id" 2>"$scratch/err"
-	grep -q 'cannot write through its cache (FUA) any more' "$scratch/err"
-	stop_server
-	rm -f "$scratch/s"
-	nbdkit -f -U "$scratch/s" --filter=noparallel file "$scratch/image" serialize=connections >/dev/null 2>&1 &
-	server=$!
-	within 20 test -S "$scratch/s"
-	fails ubd recover "$id" 2>"$scratch/err"
-	grep -q 'has 2 queues, its target can only serve 1 now' "$scratch/err"
-	stop_server
+	refused_with 'cannot write through its cache (FUA) any more' fua
+	refused_with 'has 2 queues, its target can only serve 1 now' noparallel serialize=connections
 	start_server nbdkit
 	ubd recover "$id"
 	verify 2

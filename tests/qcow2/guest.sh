@@ -197,20 +197,9 @@ no_disk_below() {
 	rmdir $disk
 }
 
-# The page cache says once that it could not write something: no flush may succeed after that.
 lost() {
 	disk_below
-	DM_DISABLE_UDEV=1 dmsetup create lost --table "0 131072 linear /dev/nullb0 0"
-	add qcow2 --direct off /dev/mapper/lost
-	for table in error "linear /dev/nullb0 0"; do
-		dd if=/dev/urandom of="$dev" bs=64k count=1 oflag=direct status=none
-		DM_DISABLE_UDEV=1 dmsetup load lost --table "0 131072 $table"
-		DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs lost
-		DM_DISABLE_UDEV=1 dmsetup resume lost
-		fails sync "$dev"
-	done
-	ubd del "$id" || :
-	DM_DISABLE_UDEV=1 dmsetup remove lost
+	flush_after_loss /dev/nullb0 qcow2
 	no_disk_below
 }
 
