@@ -428,7 +428,7 @@ static int prep(struct ublk_queue *q, const struct batch_args *a)
 	int ret = 0;
 	u32 i;
 
-	elems = kvcalloc(max_t(u32, a->nr_elem, 1), sizeof(*elems), GFP_KERNEL);
+	elems = kvcalloc(max_t(u32, a->nr_elem, 1), sizeof(*elems), GFP_NOIO);
 	if (!elems)
 		return -ENOMEM;
 	/* Before the lock: user memory may take its time. */
@@ -464,7 +464,7 @@ static int commit_one(struct ublk_queue *q, const struct elem *e, struct io_urin
 		slot->res = -EIO;
 	ublk_slot_arm(q, slot, NULL);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq, iob);
+		ublk_complete(q, slot, rq, e->addr, iob);
 	return 0;
 }
 
@@ -512,7 +512,8 @@ static int fetch(struct ublk_queue *q, const struct batch_args *a, unsigned int 
 	if (!(a->cmd->flags & IORING_URING_CMD_MULTISHOT) || a->elem_bytes != sizeof(u16) ||
 	    a->flags)
 		return -EINVAL;
-	f = kzalloc(sizeof(*f), GFP_KERNEL);
+	/* Memory may be freed by writes to this very disk. */
+	f = kzalloc(sizeof(*f), GFP_NOIO);
 	if (!f)
 		return -ENOMEM;
 	f->cmd = a->cmd;

@@ -3,6 +3,7 @@
  * A request's way back: from the server's result to the end of the request.
  */
 #include <linux/blkdev.h>
+#include <linux/sched/signal.h>
 #include "driver.h"
 #include "trace.h"
 
@@ -75,19 +76,29 @@ static void end_part(struct request *rq, u32 bytes)
 }
 
 /* What the reader gets was written by the server, or is zero. */
-static bool fill_read(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u32 len)
+static bool fill_read(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u64 addr,
+		      u32 len)
 {
 	if (slot->shmem)
 		return true;
 	if (ublk_queue_copies(q))
-		return ublk_copy_from_server(rq, slot->addr, len);
+		return ublk_copy_from_server(rq, addr, len);
 	if (slot->filled < len)
 		ublk_zero_data(rq, slot->filled, len);
 	return true;
 }
 
+/* A killed server's memory cannot be faulted in: that is no error of the disk's. */
+static void fill_failed(struct ublk_queue *q, struct request *rq)
+{
+	if (fatal_signal_pending(current) && ublk_reissues(q->ub, rq))
+		ublk_reissue(q, rq);
+	else
+		ublk_end_request(rq, BLK_STS_IOERR);
+}
+
 static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
-			  struct io_comp_batch *iob)
+			  u64 addr, struct io_comp_batch *iob)
 {
 	u32 bytes = blk_rq_bytes(rq);
 	u32 done = min_t(u32, slot->res, bytes);
@@ -96,11 +107,11 @@ static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct r
 	if (unlikely(done < bytes))
 		done = round_down(done, queue_logical_block_size(rq->q));
 	/* Nothing read is the end of the server's data; nothing written is asked for again. */
-	if (req_op(rq) == REQ_OP_READ && unlikely(!done || !fill_read(q, slot, rq, done))) {
+	if (req_op(rq) == REQ_OP_READ && unlikely(!done))
 		ublk_end_request(rq, BLK_STS_IOERR);
-		return;
-	}
-	if (likely(done == bytes))
+	else if (req_op(rq) == REQ_OP_READ && unlikely(!fill_read(q, slot, rq, addr, done)))
+		fill_failed(q, rq);
+	else if (likely(done == bytes))
 		end_whole(rq, iob);
 	else
 		end_part(rq, done);
@@ -111,9 +122,10 @@ static void complete_data(struct ublk_queue *q, struct ublk_slot *slot, struct r
  * @q: the queue
  * @slot: the slot; armed again already, but for its result and what was filled
  * @rq: the request
+ * @addr: the server's buffer, where data is copied
  * @iob: may take it, to be ended by ublk_complete_batch(); or NULL
  */
-void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u64 addr,
 		   struct io_comp_batch *iob)
 {
 	s32 res = slot->res;
@@ -129,7 +141,7 @@ void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request 
 	switch (req_op(rq)) {
 	case REQ_OP_READ:
 	case REQ_OP_WRITE:
-		complete_data(q, slot, rq, iob);
+		complete_data(q, slot, rq, addr, iob);
 		break;
 	default:
 		ublk_end_request(rq, BLK_STS_OK);

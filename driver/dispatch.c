@@ -10,7 +10,7 @@
  * owners hand it on in the order of enum ublk_slot_state.
  */
 #include <linux/blk-integrity.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include "driver.h"
 #include "trace.h"
 
@@ -212,9 +212,10 @@ static void hold_begin(struct ublk_queue *q, struct ublk_slot *slot)
 
 static void hold_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
 {
-	slot->res = -EIO;
+	/* A killed task's memory cannot be faulted in: that is no error of the disk's. */
+	slot->res = ublk_recovers(q->ub) && fatal_signal_pending(current) ? UBLK_RES_REISSUE : -EIO;
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq, NULL);
+		ublk_complete(q, slot, rq, 0, NULL);
 }
 
 static void hand_over(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring_cmd *cmd,
@@ -251,7 +252,7 @@ static void deliver(struct ublk_queue *q, struct request *rq, unsigned int issue
 
 	/* io_uring runs a dead task's work in another. */
 	if (unlikely(current != slot->task || (current->flags & PF_EXITING) ||
-		     ublk_ring_is_dying(cmd))) {
+		     fatal_signal_pending(current) || ublk_ring_is_dying(cmd))) {
 		deliver_to_nobody(q, slot, rq, issue_flags);
 		return;
 	}

@@ -278,6 +278,13 @@ static inline bool ublk_recovers(const struct ublk_device *ub)
 	return ublk_has(ub, UBLK_F_USER_RECOVERY) && !READ_ONCE(ub->stopping);
 }
 
+/* Does the next server get what this one has not answered? */
+static inline bool ublk_reissues(const struct ublk_device *ub, struct request *rq)
+{
+	return ublk_recovers(ub) && ublk_has(ub, UBLK_F_USER_RECOVERY_REISSUE) &&
+	       !blk_rq_is_passthrough(rq);
+}
+
 static inline struct ublk_device *ublk_get(struct ublk_device *ub)
 {
 	get_device(&ub->dev);
@@ -341,7 +348,7 @@ bool ublk_slot_arm(struct ublk_queue *q, struct ublk_slot *slot, struct io_uring
 
 /* complete.c */
 void ublk_end_request(struct request *rq, blk_status_t status);
-void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq,
+void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq, u64 addr,
 		   struct io_comp_batch *iob);
 void ublk_complete_batch(struct io_comp_batch *iob);
 

@@ -67,7 +67,7 @@ static int commit(struct ublk_queue *q, struct ublk_slot *slot, const struct io_
 	/* Before the request ends: its tag may be used again at once. */
 	armed = ublk_slot_arm(q, slot, cmd);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq, NULL);
+		ublk_complete(q, slot, rq, a->slot_addr, NULL);
 	return armed ? 0 : UBLK_IO_RES_ABORT;
 }
 

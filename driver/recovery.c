@@ -22,13 +22,13 @@
 void ublk_abandon(struct ublk_queue *q, struct ublk_slot *slot)
 {
 	struct request *rq = slot->req;
-	bool again = ublk_recovers(q->ub) && ublk_has(q->ub, UBLK_F_USER_RECOVERY_REISSUE) &&
-		     !blk_rq_is_passthrough(rq);
 
-	slot->res = again ? UBLK_RES_REISSUE : -EIO;
+	slot->res = ublk_reissues(q->ub, rq) ? UBLK_RES_REISSUE : -EIO;
+	/* Its place in the ring's table has gone with the ring: it is not a command. */
+	slot->cmd = NULL;
 	WRITE_ONCE(slot->state, UBLK_SLOT_EMPTY);
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq, NULL);
+		ublk_complete(q, slot, rq, 0, NULL);
 }
 
 /* Once, whoever else comes by: close_work may run beside the release. */
@@ -115,15 +115,11 @@ static void settle(struct ublk_device *ub)
 void ublk_release_work(struct work_struct *work)
 {
 	struct ublk_device *ub = container_of(work, struct ublk_device, release_work);
-	struct gendisk *disk;
 
 	cancel_delayed_work_sync(&ub->watch_work);
 	ublk_close(ub);
+	/* What was put back is kicked by who brings the next server or stops the device. */
 	abandon_all(ub);
-	disk = ublk_disk_get(ub);
-	if (disk && ublk_gate_closed(ub) == UBLK_GATE_FAIL)
-		blk_mq_kick_requeue_list(disk->queue);
-	ublk_disk_put(disk);
 
 	mutex_lock(&ub->mutex);
 	settle(ub);

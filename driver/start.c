@@ -95,6 +95,8 @@ static struct gendisk *disk_make(struct ublk_device *ub)
 	struct ublk_limits lim;
 	struct gendisk *disk;
 
+	/* TRY_STOP_DEV may have met a START_DEV that failed. */
+	clear_bit(UBLK_DEV_REFUSE_OPENS, &ub->flags);
 	ublk_params_limits(ub, &lim);
 	disk = ublk_compat_alloc_disk(&ub->tag_set, &lim);
 	if (IS_ERR(disk))

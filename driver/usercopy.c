@@ -65,7 +65,7 @@ void ublk_slot_release(struct ublk_queue *q, struct ublk_slot *slot)
 	struct request *rq = slot->req;
 
 	if (refcount_dec_and_test(&slot->ref))
-		ublk_complete(q, slot, rq, NULL);
+		ublk_complete(q, slot, rq, 0, NULL);
 }
 
 /**

@@ -117,7 +117,9 @@ static bool a_ring_is_dying(struct ublk_queue *q)
 	for (tag = 0; tag < q->depth && !dying; tag++) {
 		struct ublk_slot *slot = &q->slots[tag];
 
-		if (slot->state != UBLK_SLOT_ARMED || ublk_cmd_ring(slot->cmd) == last)
+		/* Commits arm without the lock. */
+		if (smp_load_acquire(&slot->state) != UBLK_SLOT_ARMED ||
+		    ublk_cmd_ring(slot->cmd) == last)
 			continue;
 		last = ublk_cmd_ring(slot->cmd);
 		dying = ublk_ring_is_dying(slot->cmd);

@@ -443,12 +443,8 @@ static int auto_elem(struct batch *b, uint32_t op, unsigned tag, int result)
 	return batch_run(b);
 }
 
-static void auto_up(struct batch *b)
+static void auto_fetch(struct batch *b, struct dev *dev)
 {
-	struct dev *dev =
-		dev_new(UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY, 1, DEPTH);
-	struct job *start;
-
 	batch_open(b, dev);
 	REQUIRE(io_uring_register_buffers_sparse(&b->h.q.ring, FIRST_SLOT + DEPTH) == 0,
 		"no buffer table");
@@ -456,8 +452,25 @@ static void auto_up(struct batch *b)
 		RESULT_REQUIRED("batch-auto-prep", auto_elem(b, PREP, tag, 0), 0);
 	fetch_sqe(b);
 	ioq_submit(&b->h.q);
+}
+
+static void auto_up(struct batch *b, uint64_t flags)
+{
+	struct dev *dev = dev_new(
+		UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY | flags, 1, DEPTH);
+	struct job *start;
+
+	auto_fetch(b, dev);
 	start = dev_cmd_begin(dev, UBLK_U_CMD_START_DEV, (uint64_t)getpid());
 	REQUIRE(job_wait(start, 5000, NULL) == 0, "START_DEV does not end");
+}
+
+static void auto_down(struct batch *b)
+{
+	struct job *stop = dev_cmd_begin(b->h.dev, UBLK_U_CMD_STOP_DEV, 0);
+
+	REQUIRE(job_wait(stop, 5000, NULL) == 0, "STOP_DEV does not end");
+	hand_close(&b->h);
 }
 
 /* Moves one request's data between its buffer and the file, and commits it. */
@@ -497,12 +510,12 @@ static void auto_serve_one(struct batch *b, int memfd, unsigned bytes)
 CASE(batch_auto_buf)
 {
 	int memfd = memfd_create("store", 0);
-	struct job *io, *stop;
+	struct job *io;
 	struct batch b;
 
 	conform_need_features(UBLK_F_BATCH_IO | UBLK_F_AUTO_BUF_REG | UBLK_F_SUPPORT_ZERO_COPY);
 	REQUIRE(memfd >= 0 && ftruncate(memfd, DEV_BYTES) == 0, "no memory file");
-	auto_up(&b);
+	auto_up(&b, 0);
 	for (unsigned i = 0; i < 3 * DEPTH; i++) {
 		io = io_begin_seeded(b.h.dev, IO_WRITE, AT + (uint64_t)i * 65536, 65536, i + 1);
 		auto_serve_one(&b, memfd, 65536);
@@ -514,7 +527,31 @@ CASE(batch_auto_buf)
 		      "read %u brings something else", i);
 		job_put(io);
 	}
-	stop = dev_cmd_begin(b.h.dev, UBLK_U_CMD_STOP_DEV, 0);
-	REQUIRE(job_wait(stop, 5000, NULL) == 0, "STOP_DEV does not end");
-	hand_close(&b.h);
+	auto_down(&b);
+}
+
+/* Where a dead server's ring had a request's buffer is no command of the next server's. */
+CASE(batch_auto_buf_recovered)
+{
+	struct job *end, *io;
+	struct ioq_cqe cqe;
+	struct dev *dev;
+	struct batch b;
+
+	auto_up(&b, UBLK_F_USER_RECOVERY);
+	dev = b.h.dev;
+	io = io_begin(dev, IO_READ, AT, 4096);
+	for (uint64_t until = now_ms() + 10000; !b.nr_tags;) {
+		REQUIRE(now_ms() < until, "no request comes");
+		batch_wait(&b, &cqe, 20);
+	}
+	close_server(&b);
+	RESULT("read-of-a-dead-batch-server", io_end(io), -EIO);
+	REQUIRE(dev_wait_state(dev, UBLK_S_DEV_QUIESCED, 10000), "state %d", dev_state(dev));
+	RESULT_REQUIRED("start-recovery", dev_cmd(dev, UBLK_U_CMD_START_USER_RECOVERY, 0, NULL, 0),
+			0);
+	auto_fetch(&b, dev);
+	end = dev_cmd_begin(dev, UBLK_U_CMD_END_USER_RECOVERY, (uint64_t)getpid());
+	REQUIRE(job_wait(end, 5000, NULL) == 0, "END_USER_RECOVERY does not end");
+	auto_down(&b);
 }
