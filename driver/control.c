@@ -179,7 +179,14 @@ static int control_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		.data[0] = READ_ONCE(sqe->data[0]),
 		.dev_path_len = READ_ONCE(sqe->dev_path_len),
 	};
-	ret = run(cmd->cmd_op, &h);
+	/*
+	 * io_uring tells its worker once, perhaps before the worker began with this: then what
+	 * waits for a signal waits for ever, and the task that goes away for the worker.
+	 */
+	if (ublk_cmd_is_deserted(cmd))
+		ret = -EINTR;
+	else
+		ret = run(cmd->cmd_op, &h);
 	ublk_cmd_done(cmd, ret, issue_flags);
 	return -EIOCBQUEUED;
 }

@@ -57,6 +57,22 @@ static inline void ublk_cmd_done(struct io_uring_cmd *cmd, int ret, unsigned int
 #endif
 }
 
+/* Does who gave the command go away, or begin another program? */
+static inline bool ublk_cmd_is_deserted(struct io_uring_cmd *cmd)
+{
+#ifdef UBLK_HAVE_CMD_TASK
+	const struct task_struct *task = io_uring_cmd_get_task(cmd);
+#else
+	const struct task_struct *task = cmd_to_io_kiocb(cmd)->task;
+#endif
+
+#ifdef UBLK_HAVE_IN_CANCEL
+	return atomic_read(&task->io_uring->in_cancel);
+#else
+	return atomic_read(&task->io_uring->in_idle);
+#endif
+}
+
 /* The ring that a command came through, to compare only. */
 static inline void *ublk_cmd_ring(struct io_uring_cmd *cmd)
 {
