@@ -39,7 +39,7 @@ static struct ubd_waiter *take_first(struct ubd_waiter **head, struct ubd_waiter
 
 void ubd_mutex_lock(struct ubd_queue *q, struct ubd_mutex *m)
 {
-	struct ubd_waiter w = {.q = q, .co = queue_current(q)};
+	struct ubd_waiter w = {.q = q, .co = q ? queue_current(q) : NULL};
 
 	guard_lock(&m->guard);
 	if (!m->held) {

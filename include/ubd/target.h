@@ -335,7 +335,8 @@ struct ubd_waiter;
 
 /*
  * A mutex that suspends the coroutine instead of the thread; first come, first served; shared
- * by all queues of a device. Zeroed is ready; needs no destruction.
+ * by all queues of a device. Zeroed is ready; needs no destruction. Where no queue runs, in open()
+ * and close(), nobody else can hold it and q may be NULL.
  */
 struct ubd_mutex {
 	uint32_t guard; /* the library's */

@@ -100,8 +100,8 @@ static int collect(struct qc_image *img, struct batch *b)
 
 int qc_sync(struct qc_image *img, struct ubd_queue *q)
 {
-	return (img->external ? qc_file_sync(&img->data_file, q) : 0)
-		       ?: qc_file_sync(&img->file, q);
+	/* A data file that is not there was never written to. */
+	return qc_file_sync(&img->data_file, q) ?: qc_file_sync(&img->file, q);
 }
 
 /* One step after the other, neighbouring pages in one write; *steps of them are durable. */

@@ -216,13 +216,11 @@ int qc_file_reserve(struct qc_file *f, struct ubd_queue *q, uint64_t size)
 		return 0;
 	if (f->b.is_block)
 		return -ENOSPC;
-	if (q)
-		ubd_mutex_lock(q, &f->growing);
+	ubd_mutex_lock(q, &f->growing);
 	/* A limit on file sizes may leave room for what is needed and no more. */
 	if (size > atomic_load(&f->end) && qc_file_truncate(f, q, more))
 		ret = qc_file_truncate(f, q, size);
-	if (q)
-		ubd_mutex_unlock(q, &f->growing);
+	ubd_mutex_unlock(q, &f->growing);
 	return ret;
 }
 

@@ -461,8 +461,7 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 	if (q && w->size != img->size && ubd_device_resize(q, ubd_device_limits(img->dev)->size))
 		return ubd_device_fail(img->dev, -EOPNOTSUPP,
 				       "this driver cannot give a running device another size");
-	if (q)
-		ubd_mutex_lock(q, &img->commit_lock);
+	ubd_mutex_lock(q, &img->commit_lock);
 	/* Never at opening: a commit would be the end of a dead server's journal. */
 	ret = img->cache.dirty || img->nr_freed ? qc_commit_locked(img, q) : 0;
 	ret = ret ?: make_room(&r) ?: take_stock(&r) ?: load_source(&r) ?: make_tables(&r);
@@ -475,7 +474,6 @@ int qc_rebuild(struct qc_image *img, struct ubd_queue *q, const struct qc_world 
 	free(r.buffer);
 	free(r.header);
 	free(r.l1);
-	if (q)
-		ubd_mutex_unlock(q, &img->commit_lock);
+	ubd_mutex_unlock(q, &img->commit_lock);
 	return ret;
 }

@@ -193,16 +193,14 @@ static int map_run(struct qc_image *img, const struct run *r)
 	uint64_t at = in_cluster(img, r->offset);
 	uint32_t units = r->guest.count > 1 ? img->all_units
 					    : units_of(img, at - r->before, at + r->len + r->after);
-	struct qc_entry old;
-	int ret = qc_map_prepare(img, r->guest.first, &old);
 
-	/* The others are in the same page. */
-	for (uint64_t i = 0; i < r->guest.count && !ret; i++) {
-		struct qc_entry e = {.has_host = true, .copied = true, .alloc = units};
+	/* All are in the first one's page. */
+	for (uint64_t i = 0; i < r->guest.count; i++) {
+		struct qc_entry old, e = {.has_host = true, .copied = true, .alloc = units};
+		int ret = (i ? qc_map_get : qc_map_prepare)(img, r->guest.first + i, &old);
 
-		ret = qc_map_get(img, r->guest.first + i, &old);
 		if (ret)
-			break;
+			return ret;
 		e.host = r->host + (i << img->cluster_bits);
 		if (!old.packed && units != img->all_units) {
 			e.alloc |= r->taken ? 0 : old.alloc;
@@ -213,7 +211,7 @@ static int map_run(struct qc_image *img, const struct run *r)
 		if (r->taken)
 			qc_entry_drop(img, &old);
 	}
-	return ret;
+	return 0;
 }
 
 /* One run from plan to mapping. */

@@ -54,7 +54,6 @@ int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t
 	uint64_t step = img->data_raw ? RAW_STEP : size;
 	/* The disk's last cluster may be cut short; nobody sees the rest of it. */
 	uint64_t whole_end = (end < img->size ? end : end + size - 1) & ~(size - 1);
-	bool mapped = false;
 	int ret = -ENOTSUP;
 
 	/* A raw data file has the zeroes itself. */
@@ -64,7 +63,6 @@ int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t
 		return ret;
 	for (ret = 0; offset < end && !ret; offset += done) {
 		if (!img->data_raw && !in_cluster(img, offset) && offset < whole_end) {
-			mapped = true;
 			ret = QC_TRANSACTION(
 				img, q, zero_clusters(img, offset, whole_end - offset, how, &done));
 			if (ret != -ENOTSUP)
@@ -75,5 +73,5 @@ int qc_zero(struct qc_image *img, struct ubd_queue *q, uint64_t offset, uint64_t
 		ret = how == ZERO_DISCARD ? 1 : qc_is_zero(img, q, offset, done);
 		ret = ret ? MIN(ret, 0) : qc_write_range(img, q, NULL, offset, done);
 	}
-	return !ret && mapped && atomic_load(&img->commit_first) ? qc_commit(img, q) : ret;
+	return !ret && atomic_load(&img->commit_first) ? qc_commit(img, q) : ret;
 }
