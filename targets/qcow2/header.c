@@ -197,6 +197,19 @@ int qc_header_read(struct qc_image *img)
 		       ?: read_names(img, img->header);
 }
 
+int qc_header_claim(struct qc_image *img, struct ubd_queue *q, uint64_t more)
+{
+	if (img->version > 2) {
+		img->incompatible |= more;
+		/* What we do not know, we do not keep up to date. */
+		img->autoclear &= img->data_raw ? AUTOCLEAR_RAW_DATA : 0;
+		put64(img->header + HDR_INCOMPATIBLE, img->incompatible);
+		put64(img->header + HDR_AUTOCLEAR, img->autoclear);
+	}
+	return qc_file_write(&img->file, q, img->header, page_size(img), 0)
+		       ?: qc_file_sync(&img->file, q);
+}
+
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 {
 	int ret = 0;
@@ -205,14 +218,7 @@ int qc_header_mark(struct qc_image *img, struct ubd_queue *q)
 		return 0;
 	ubd_mutex_lock(q, &img->commit_lock);
 	if (!atomic_load(&img->marked)) {
-		if (img->version > 2) {
-			img->incompatible |= INCOMPAT_DIRTY;
-			/* What we do not know, we do not keep up to date. */
-			img->autoclear &= img->data_raw ? AUTOCLEAR_RAW_DATA : 0;
-			put64(img->header + HDR_INCOMPATIBLE, img->incompatible);
-			put64(img->header + HDR_AUTOCLEAR, img->autoclear);
-		}
-		ret = qc_file_write(&img->file, q, img->header, page_size(img), 0);
+		ret = qc_header_claim(img, q, INCOMPAT_DIRTY);
 		atomic_store(&img->marked, !ret);
 	}
 	ubd_mutex_unlock(q, &img->commit_lock);

@@ -208,6 +208,11 @@ int qc_header_read(struct qc_image *img);
 bool qc_l1_fits(const struct qc_image *img, uint64_t pos, uint32_t entries, uint64_t size);
 /* The fields that change. All lie in the header's first sector, so they change as one. */
 void qc_header_take(struct qc_image *img, const uint8_t *header);
+/*
+ * commit_lock held: the header says that what other programs keep beside the disk (bitmaps) is
+ * stale, and has these features more; durable. [awaits]
+ */
+int qc_header_claim(struct qc_image *img, struct ubd_queue *q, uint64_t more);
 /* Before the first change of a session: mark the file as in use. [awaits] */
 int qc_header_mark(struct qc_image *img, struct ubd_queue *q);
 /* One sentence about the image, which begins with its name. */

@@ -317,10 +317,13 @@ static int make_tables(struct rebuild *r)
 {
 	const struct qc_world *w = r->w;
 	uint64_t l1 = 0, snapshots = 0;
+	/* Others' bitmaps lie in clusters that are not counted: stale before one is taken. */
 	int ret = each_table(r, false)
+			  ?: qc_header_claim(r->img, r->q, 0)
 			  ?: each_table(r, true)
 			  ?: put(r, r->l1, clusters_for(r->img, r->l1_entries * 8), &l1);
 
+	memcpy(r->header, r->img->header, page_size(r->img));
 	if (!ret && w->bytes)
 		ret = put(r, w->now->table, clusters_for(r->img, w->bytes), &snapshots);
 	put32(r->header + HDR_L1_ENTRIES, (uint32_t)r->l1_entries);
@@ -448,7 +451,6 @@ static int make_room(struct rebuild *r)
 	r->header = qc_buffer(page_size(img));
 	if (r->marks == MAP_FAILED || !r->buffer || !r->header)
 		return -ENOMEM;
-	memcpy(r->header, img->header, page_size(img));
 	return 0;
 }
 
