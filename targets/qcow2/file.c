@@ -39,7 +39,6 @@ static bool lock_bytes(const struct qc_file *f, int command, int uses, int forbi
 
 	for (unsigned i = 0; i < 5; i++) {
 		struct flock l = {.l_type = command == F_OFD_SETLK ? F_RDLCK : F_WRLCK,
-				  .l_whence = SEEK_SET,
 				  .l_start = bytes[i],
 				  .l_len = 1};
 

@@ -7,23 +7,20 @@ int qc_damaged(struct qc_image *img, const char *what, uint64_t where)
 {
 	if (!atomic_exchange(&img->broken, true))
 		ubd_device_notice(img->dev,
-				  "%s is damaged: %s at %llu cannot be right; check the image with "
-				  "qemu-img check",
+				  "%s is damaged: %s at %llu cannot be right; see qemu-img check",
 				  img->file.path, what, (unsigned long long)where);
 	return -EIO;
 }
 
 /* What the header says of this cannot be. */
-static int bad(struct qc_image *img, const char *what, uint64_t value)
+static int bad(struct qc_image *img, const char *what, unsigned long long value)
 {
-	return qc_fail(img, -EINVAL, ": the header is damaged: %s of %llu", what,
-		       (unsigned long long)value);
+	return qc_fail(img, -EINVAL, ": the header is damaged: %s of %llu", what, value);
 }
 
-static int unknown(struct qc_image *img, const char *what, uint64_t value)
+static int unknown(struct qc_image *img, const char *what, unsigned long long value)
 {
-	return qc_fail(img, -EINVAL, ": %s %#llx is not known to this version", what,
-		       (unsigned long long)value);
+	return qc_fail(img, -EINVAL, ": %s %#llx is not known to this version", what, value);
 }
 
 /* ---- Fields -------------------------------------------------------------------------------- */

@@ -153,13 +153,10 @@ int qc_journal_open(struct qc_image *img, const char *dir)
 		img->journal_path = NULL;
 		return -ENOMEM;
 	}
-	if (!ret)
-		ret = map_journal(img, &st);
+	ret = ret ?: map_journal(img, &st);
 	if (!ret)
 		return take_patches(img);
-	ubd_device_notice(img->dev,
-			  "no journal in %s (%s): mappings are written before writes are "
-			  "answered, which is slower",
+	ubd_device_notice(img->dev, "no journal in %s (%s): first writes to a cluster are slower",
 			  dir, strerror(-ret));
 	img->commit_first = true;
 	return 0;

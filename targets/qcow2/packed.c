@@ -57,8 +57,7 @@ static int read_and_unpack(struct qc_image *img, struct ubd_queue *q, uint64_t w
 		return -ENOMEM;
 	u.from = raw + in_sector;
 	ret = qc_file_read(&img->file, q, raw, in_sector + u.from_len, pos - in_sector);
-	if (!ret)
-		ret = q ? ubd_offload(q, unpack, &u) : unpack(&u);
+	ret = ret ?: q ? ubd_offload(q, unpack, &u) : unpack(&u);
 	free(raw);
 	return ret;
 }

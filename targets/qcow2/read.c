@@ -9,8 +9,7 @@ static int read_packed(struct ubd_io *io, uint32_t at, const struct qc_extent *x
 	void *buf = malloc(x->len);
 	int ret = buf ? qc_packed_read(x->img, io->queue, x->word, x->host, buf, x->len) : -ENOMEM;
 
-	if (!ret)
-		ret = ubd_io_put(io, at, buf, (uint32_t)x->len);
+	ret = ret ?: ubd_io_put(io, at, buf, (uint32_t)x->len);
 	free(buf);
 	return MIN(ret, 0);
 }
@@ -41,8 +40,7 @@ int qc_read(struct qc_image *img, struct ubd_io *io)
 		}
 		if (!ret && count && (count == MAX_PIECES || last)) {
 			ret = qc_file_hooks ? qc_file_hooks->before(&op) : 0;
-			if (!ret)
-				ret = (last ? ubd_io_finish : ubd_io_transfer)(io, pieces, count);
+			ret = ret ?: (last ? ubd_io_finish : ubd_io_transfer)(io, pieces, count);
 			count = 0;
 		}
 		if (ret < 0)
