@@ -60,14 +60,16 @@ static void remove_page(struct qc_cache *c, struct qc_page *p)
 /* Dirty pages stay: transactions ask for a commit long before they fill the cache. */
 static void make_room(struct qc_cache *c)
 {
-	struct qc_page *p = TAILQ_LAST(&c->by_age, qc_ages);
+	for (unsigned tries = 64; tries && c->count >= c->max; tries--) {
+		struct qc_page *p = TAILQ_LAST(&c->by_age, qc_ages);
 
-	for (unsigned tries = 64; p && tries && c->count >= c->max; tries--) {
-		struct qc_page *newer = TAILQ_PREV(p, qc_ages, age);
-
-		if (!p->loading && !p->dirty && !p->writing)
+		if (!p->loading && !p->dirty && !p->writing) {
 			remove_page(c, p);
-		p = newer;
+			continue;
+		}
+		/* Out of the way of those that can go. */
+		TAILQ_REMOVE(&c->by_age, p, age);
+		TAILQ_INSERT_HEAD(&c->by_age, p, age);
 	}
 }
 
@@ -132,9 +134,10 @@ int qc_meta_table(struct qc_image *img, uint64_t pos, uint64_t from, enum qc_ste
 		const uint8_t *old = from ? qc_meta(img, from + at) : NULL;
 		struct qc_page *p = find(&img->cache, pos + at) ?: add_page(img, pos + at);
 
-		if (!p || p->loading) {
+		/* Room for the new pages may have been made of the old ones. */
+		if (!p || p->loading || (from && !old)) {
 			forget(img, pos);
-			return p ? -EBUSY : -ENOMEM;
+			return !p ? -ENOMEM : p->loading ? -EBUSY : -EAGAIN;
 		}
 		if (old)
 			memcpy(p->data, old, page_size(img));

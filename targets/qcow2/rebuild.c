@@ -44,13 +44,12 @@ struct rebuild {
 	uint32_t patch;	     /* the next to be worked in */
 };
 
-static int damaged(struct rebuild *r, const char *what, uint64_t pos)
+static int damaged(struct rebuild *r, const char *what, unsigned long long pos)
 {
 	qc_damaged(r->img, what, pos);
-	return qc_fail(
-		r->img, -EIO,
-		" is damaged: %s at %llu cannot be right; try qemu-img check -r all on a copy",
-		what, (unsigned long long)pos);
+	return qc_fail(r->img, -EIO,
+		       " is damaged: %s at %llu is wrong; try qemu-img check -r all on a copy",
+		       what, pos);
 }
 
 static int read_cluster(struct rebuild *r, uint64_t pos)
@@ -355,8 +354,7 @@ static int write_block(struct rebuild *r, uint64_t i, uint64_t pos)
 
 		if (n > most)
 			return qc_fail(r->img, -E2BIG,
-				       ": a cluster would have %u references, more than its "
-				       "refcounts of %u bits can say",
+				       ": a cluster would have %u references, too many for %u bits",
 				       n, bits);
 		qc_ref_poke(r->buffer, bits, k, n);
 	}
@@ -431,7 +429,9 @@ static int switch_over(struct rebuild *r)
 	img->packed_seen++;
 	qc_journal_reset(img);
 	pthread_mutex_unlock(&img->lock);
-	return qc_file_sync(&img->file, r->q);
+	/* The old header may be what is durable: none of its tables' clusters is taken again. */
+	ret = qc_file_sync(&img->file, r->q);
+	return ret ? qc_damaged(img, "the header, which may not be durable,", 0) : 0;
 }
 
 static int make_room(struct rebuild *r)
