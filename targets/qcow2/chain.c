@@ -66,7 +66,7 @@ static int open_data_file(struct qc_image *img, const struct qc_options *o)
 	path = o->data_file ? strdup(name) : resolve(img->file.path, name);
 	if (!path)
 		return -ENOMEM;
-	ret = qc_file_open(&img->data_file, img->dev, path, o->direct, img->writable, true);
+	ret = qc_file_open(img->data, img->dev, path, o->direct, img->writable, !img->data_raw);
 	free(path);
 	return ret;
 }
@@ -111,14 +111,11 @@ static int make_writable(struct qc_image *img, const struct qc_options *o)
 	if (ret || (!untidy && !qc_table_is_small(img)))
 		return ret;
 	if (untidy)
-		ubd_device_notice(
-			img->dev, "%s was not closed in order: rebuilding its refcounts%s",
-			img->file.path,
-			img->nr_patches ? ", doing again what its server had not written" : "");
+		ubd_device_notice(img->dev, "%s was not closed in order: rebuilding refcounts%s",
+				  img->file.path,
+				  img->nr_patches ? ", mapping again what was not written" : "");
 	ret = qc_remake(img, NULL, img->size, NULL, NULL);
-	return ret ? ubd_device_fail(img->dev, ret, "cannot repair %s: %s", img->file.path,
-				     strerror(-ret))
-		   : 0;
+	return ret ? qc_fail(img, ret, " cannot be repaired: %s", strerror(-ret)) : 0;
 }
 
 /* ---- The chain ----------------------------------------------------------------------------- */
@@ -135,9 +132,8 @@ static int check_loop(const struct qc_image *top, const char *path)
 	for (; top; top = top->backing, depth++)
 		if (!fstat(top->file.b.fd, &seen) && seen.st_dev == st.st_dev &&
 		    seen.st_ino == st.st_ino)
-			return ubd_device_fail(
-				dev, -ELOOP,
-				"%s is its own backing file, directly or through others", path);
+			return qc_fail(top, -ELOOP,
+				       " is its own backing file, directly or through others");
 	if (depth == MAX_CHAIN)
 		return ubd_device_fail(dev, -ELOOP, "%s: more than %u images stand on one another",
 				       path, MAX_CHAIN);
@@ -180,8 +176,7 @@ static int open_below(struct qc_image *top, struct qc_image *img, const struct q
 	int ret;
 
 	if (is_protocol(img->backing_name))
-		return qc_fail(img, -EOPNOTSUPP,
-			       " stands on '%s', which is not a file or block device",
+		return qc_fail(img, -EOPNOTSUPP, " stands on '%s', not a file or block device",
 			       img->backing_name);
 	if (format && strcmp(format, "qcow2") && strcmp(format, "raw") &&
 	    strcmp(format, "host_device") && strcmp(format, "file"))
@@ -206,8 +201,7 @@ int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *pat
 
 	for (struct qc_image *img = top; !ret && img->backing_name; img = img->backing)
 		ret = open_below(top, img, options);
-	if (!ret && options->writable)
-		ret = make_writable(top, options);
+	ret = ret ?: options->writable ? make_writable(top, options) : 0;
 	if (ret) {
 		ubd_device_fail(dev, ret, "cannot open %s: %s", path, strerror(-ret));
 		image_free(top, false);
@@ -222,10 +216,10 @@ int qc_image_open(struct qc_image **out, struct ubd_device *dev, const char *pat
 static int close_in_order(struct qc_image *img)
 {
 	uint64_t end = img->zero_from << img->cluster_bits;
-	int ret = 0;
+	int ret = qc_commit_locked(img, NULL);
 
-	/* The first writes the mappings, the others the refcounts of what that made free. */
-	for (int i = 0; i < 3 && !ret; i++)
+	/* That was the mappings; now the refcounts of what it made free, a part at a time. */
+	while (!ret && img->cache.dirty)
 		ret = qc_commit_locked(img, NULL);
 	/* The file's end may have been moved out in advance: back to what has been allocated. */
 	if (!ret && img->marked && !img->broken && end < atomic_load(&img->file.end))
@@ -245,8 +239,7 @@ void qc_image_close(struct qc_image *img)
 
 	if (ret)
 		ubd_device_notice(img->dev,
-				  "cannot finish writing %s: %s; it is repaired when it is "
-				  "opened again",
+				  "cannot finish writing %s: %s; opening it again repairs it",
 				  img->file.path, strerror(-ret));
 	image_free(img, !ret);
 }

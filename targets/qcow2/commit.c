@@ -81,7 +81,7 @@ static int collect(struct qc_image *img, struct batch *b)
 	b->copies = qc_buffer((n + 1) * page_size(img));
 	if (!b->pages || !b->copies)
 		return -ENOMEM;
-	TAILQ_FOREACH(p, &img->cache.by_age, age) {
+	for (p = TAILQ_FIRST(&img->cache.by_age); p && b->count < n; p = TAILQ_NEXT(p, age)) {
 		if (!p->dirty)
 			continue;
 		b->pages[b->count++] = p;
@@ -156,6 +156,8 @@ static void finish_batch(struct qc_image *img, struct batch *b, int ret, unsigne
 
 /* ---- Free clusters ------------------------------------------------------------------------- */
 
+#define PART 4096u /* clusters: their refcounts fill few pages */
+
 static int unref(struct qc_image *img, uint64_t cluster)
 {
 	uint64_t count;
@@ -195,11 +197,12 @@ static int release_range(struct qc_image *img, struct ubd_queue *q, const struct
 
 /*
  * What has been unmapped for good becomes free when no request can still be using it: those that
- * began before now are counted in one place, from now on others in another.
+ * began before now are counted in one place, from now on others in another. Refcounts fill pages:
+ * what would be too many of these waits for the next commit.
  */
 static void release(struct qc_image *img, struct ubd_queue *q)
 {
-	size_t ready = 0, done;
+	size_t ready = 0, done = 0;
 	unsigned now;
 	int ret = 0;
 
@@ -214,12 +217,15 @@ static void release(struct qc_image *img, struct ubd_queue *q)
 				ready = img->leaving;
 		}
 	}
-	for (done = 0; done < ready && !ret; done++) {
-		struct qc_range r = img->freed[done];
+	while (done < ready && !ret && img->cache.dirty <= img->cache.max / 4) {
+		struct qc_range r = {img->freed[done].first, MIN(img->freed[done].count, PART)};
 
 		pthread_mutex_unlock(&img->lock);
 		ret = release_range(img, q, &r);
 		pthread_mutex_lock(&img->lock);
+		img->freed[done].first += r.count;
+		img->freed[done].count -= r.count;
+		done += !img->freed[done].count;
 	}
 	img->nr_freed -= done;
 	img->sealed -= done;

@@ -74,7 +74,9 @@ void qc_entry_drop(struct qc_image *img, const struct qc_entry *e)
 	uint64_t first, count = qc_entry_clusters(img, e, &first);
 
 	img->packed_seen += e->packed;
-	if (count)
+	if (count && qc_is_metadata(img, first << img->cluster_bits, count << img->cluster_bits))
+		qc_damaged(img, "a guest cluster's place", first << img->cluster_bits);
+	else if (count)
 		qc_free(img, first, count);
 }
 
@@ -212,14 +214,15 @@ int qc_find(struct qc_image *top, struct ubd_queue *q, uint64_t offset, uint64_t
 	    struct qc_extent *x)
 {
 	for (struct qc_image *img = top; img; img = img->backing) {
-		uint64_t end;
+		/* Whole sectors, as direct I/O wants them. */
+		uint64_t end = img->raw ? img->size : (img->size + 511) & ~511ull;
 		int ret = 0;
 
 		/* A backing that is smaller than its overlay reads as zeroes behind its end. */
 		if (img != top || img->raw) {
-			if (offset >= img->size)
+			if (offset >= end)
 				break;
-			len = MIN(len, img->size - offset);
+			len = MIN(len, end - offset);
 		}
 		*x = (struct qc_extent){.kind = KIND_DATA, .img = img, .len = len, .host = offset};
 		if (!img->raw)
