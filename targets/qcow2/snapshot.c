@@ -106,12 +106,12 @@ static int create(struct qc_image *img, struct qc_snapshots *now, const char *na
 	int id;
 
 	if (img->external)
-		return qc_fail(img, -EOPNOTSUPP,
-			       " has a data file: such images cannot have snapshots");
-	if (!*name || strlen(name) > UINT16_MAX || img->nr_snapshots == MAX_SNAPSHOTS)
-		return ubd_device_fail(img->dev, -EINVAL,
-				       "a snapshot needs a name, and there may be %u of them",
-				       MAX_SNAPSHOTS);
+		return qc_fail(img, -EOPNOTSUPP, " has a data file: such images have no snapshots");
+	if (!*name || strlen(name) > UINT16_MAX || img->nr_snapshots == MAX_SNAPSHOTS ||
+	    now->bytes + MAX_ENTRY > MAX_SNAPSHOT_TABLE)
+		return qc_fail(img, -EINVAL,
+			       ": a snapshot needs a name; there may be %u, in a table of %u MiB",
+			       MAX_SNAPSHOTS, MAX_SNAPSHOT_TABLE >> 20);
 	for (unsigned i = 0; i < now->count; i++)
 		top = MAX(top, strtoul(now->items[i].id, NULL, 10));
 	clock_gettime(CLOCK_REALTIME, &t);
@@ -180,24 +180,27 @@ static int clear(struct qc_image *img, struct ubd_queue *q, uint64_t from, uint6
 
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 {
-	uint64_t mask = cluster_size(img) - 1, old = img->size;
+	const struct ubd_limits *l = ubd_device_limits(img->dev);
+	/* Where growing has failed midway, what was told is what there was. */
+	uint64_t mask = cluster_size(img) - 1, old = MIN(img->size, l->size);
 	uint64_t edge = MIN(size, old), edge_end = img->data_raw ? 0 : (edge + mask) & ~mask;
-	unsigned block = ubd_device_limits(img->dev)->logical_block;
 	int ret;
 
-	if (!size || size % block || size > MAX_DISK)
+	if (!size || size % l->logical_block || size > MAX_DISK)
 		return ubd_device_fail(img->dev, -EINVAL,
 				       "the disk's size must be a multiple of %u bytes, not %llu",
-				       block, (unsigned long long)size);
-	if (size == old)
+				       l->logical_block, (unsigned long long)size);
+	if (size == old && size == img->size)
 		return 0;
 	/* What lies behind the nearer end must not show when it moves on. */
 	ret = (size > old ? clear(img, q, edge, edge_end) : 0)
 		      ?: qc_remake(img, q, size, NULL, NULL)
 		      ?: size < old ? clear(img, q, edge, edge_end) : 0;
 	if (!ret && img->data_raw)
-		ret = qc_file_truncate(&img->data_file, q, size);
-	if (!ret && img->backing)
-		ret = clear(img, q, edge_end, MIN(size, img->backing->size));
-	return ret ? ret : qc_commit(img, q);
+		ret = qc_file_truncate(img->data, q, edge) ?: qc_file_truncate(img->data, q, size);
+	ret = ret ?: img->backing ? clear(img, q, edge_end, MIN(size, img->backing->size)) : 0;
+	ret = ret ?: qc_commit(img, q);
+	if (ret && img->size > old)
+		qc_remake(img, q, old, NULL, NULL);
+	return ret;
 }

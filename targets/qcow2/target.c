@@ -86,7 +86,8 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 {
 	const char *verb = c->words[0], *job = c->count > 1 ? c->words[1] : "";
 	bool snapshot = !strcmp(verb, "snapshot");
-	uint64_t size;
+	/* What growing has failed midway is as it was told. */
+	uint64_t size = MIN(img->size, ubd_device_limits(img->dev)->size);
 
 	if (snapshot && c->count == 2 && !strcmp(job, "list"))
 		return list(img, q, c->answer);
@@ -94,25 +95,26 @@ static int run(struct qc_image *img, struct ubd_queue *q, const struct ubd_comma
 		return qc_fail(img, -EROFS, " is open read-only");
 	if (snapshot && c->count == 3 &&
 	    (!strcmp(job, "create") || !strcmp(job, "delete") || !strcmp(job, "apply")))
-		return qc_remake(img, q, img->size, job, c->words[2]);
+		return qc_remake(img, q, size, job, c->words[2]);
 	if (!strcmp(verb, "resize") && c->count == 2 && !ubd_size_parse(job, &size))
 		return qc_resize(img, q, size);
 	if (!strcmp(verb, "repair") && c->count == 1)
-		return qc_remake(img, q, img->size, NULL, NULL);
-	return ubd_device_fail(img->dev, -EOPNOTSUPP, "the target qcow2 has no command '%s %s'",
-			       verb, job);
+		return qc_remake(img, q, size, NULL, NULL);
+	return ubd_device_fail(img->dev, -EOPNOTSUPP, "qcow2 has no command '%s %s'", verb, job);
 }
 
 static int qcow2_command(struct ubd_queue *q, void *self, const struct ubd_command *c)
 {
 	struct qc_image *img = ((struct qcow2 *)self)->img;
-	uint64_t before = img->size;
+	uint64_t size, told = ubd_device_limits(img->dev)->size;
 	int ret;
 
 	qc_pause(img, q);
 	ret = run(img, q, c);
-	if (!ret && img->size != before)
-		ret = ubd_device_resize(q, disk_size(img, ubd_device_limits(img->dev)));
+	size = disk_size(img, ubd_device_limits(img->dev));
+	/* Also what an earlier attempt did not get to tell, and what is cut off whatever failed. */
+	if (size < told || (size > told && !ret))
+		ret = ubd_device_resize(q, size) ?: ret;
 	qc_resume(img, q);
 	return ret;
 }
@@ -146,13 +148,19 @@ static int qcow2_handle(struct ubd_io *io, void *self)
 
 	if (io->op == UBD_FLUSH)
 		return img->writable ? qc_commit(img, io->queue) : 0;
-	io->note = qc_enter(img, io->queue);
-	/* Sent before the disk became smaller. */
-	if (io->offset + io->length > disk_size(img, ubd_device_limits(img->dev)))
-		return -EIO;
-	if (io->op == UBD_READ)
-		return qc_read(img, io);
-	ret = img->writable ? change(img, io) : -EROFS;
+	/* What has been unmapped comes free when older requests have ended: on a full disk, this.
+	 */
+	for (int tries = 4;; qc_leave(img, io->queue, io->note)) {
+		io->note = qc_enter(img, io->queue);
+		/* Sent before the disk became smaller. */
+		if (io->offset + io->length > disk_size(img, ubd_device_limits(img->dev)))
+			return -EIO;
+		if (io->op == UBD_READ)
+			return qc_read(img, io);
+		ret = img->writable ? change(img, io) : -EROFS;
+		if (ret != -ENOSPC || !img->file.b.is_block || !--tries)
+			break;
+	}
 	return ret < 0 || !(io->flags & UBD_IO_FUA) ? ret : qc_commit(img, io->queue) ?: ret;
 }
 
@@ -171,18 +179,24 @@ static void qcow2_finished(struct ubd_io *io, void *self)
 #define AT(member) offsetof(struct qcow2, member)
 static const struct ubd_option qcow2_options[] = {
 	{"file", UBD_PATH, AT(file), "image", .required = true, .positional = true, .letter = 'f'},
-	{"snapshot", UBD_STRING, AT(options.snapshot), "serve this internal snapshot, read-only", "NAME"},
-	{"cache", UBD_SIZE, AT(options.cache_bytes), "memory for the image's metadata", .fallback = "32M", .min = 1 << 20},
-	{"direct", UBD_CHOICE, AT(options.direct), "go past the page cache (O_DIRECT); auto: where that works",
+	{"snapshot", UBD_STRING, AT(options.snapshot),
+	 "serve this internal snapshot, read-only", "NAME"},
+	{"cache", UBD_SIZE, AT(options.cache_bytes), "memory for the image's metadata",
+	 .fallback = "32M", .min = 1 << 20},
+	{"direct", UBD_CHOICE, AT(options.direct),
+	 "go past the page cache (O_DIRECT); auto: where that works",
 	 .fallback = "auto", .choices = "auto|on|off"},
-	{"data-file", UBD_PATH, AT(options.data_file), "the image's data file, instead of the one it names"},
-	{"journal", UBD_STRING, AT(options.journal), "directory in memory for what must survive a killed server, or off", "DIR"},
-	{"repair", UBD_BOOL, AT(options.repair), "open an image marked as corrupt, after rebuilding its refcounts"},
+	{"data-file", UBD_PATH, AT(options.data_file),
+	 "the image's data file, instead of the one it names"},
+	{"journal", UBD_STRING, AT(options.journal),
+	 "directory in memory for what must survive a killed server, or off", "DIR"},
+	{"repair", UBD_BOOL, AT(options.repair),
+	 "open an image marked as corrupt, after rebuilding its refcounts"},
 	{0},
 };
 
 const struct ubd_target target_qcow2 = {
 	.api = UBD_TARGET_API, .name = "qcow2", .summary = "a qcow2 image, with all it stands on",
-	.options = qcow2_options, .size = sizeof(struct qcow2), .open = qcow2_open, .close = qcow2_close,
-	.handle = qcow2_handle, .finished = qcow2_finished, .command = qcow2_command,
+	.options = qcow2_options, .size = sizeof(struct qcow2), .open = qcow2_open,
+	.close = qcow2_close, .handle = qcow2_handle, .finished = qcow2_finished, .command = qcow2_command,
 };
