@@ -22,9 +22,8 @@ static bool expired(const struct conn *c, const struct req *r)
 {
 	uint64_t limit = c->nbd->timeout * 1000, now = link_now();
 
-	if (!c->up && (c->closing || ubd_queue_stopping(c->q)))
-		return true;
-	return limit && (now - r->born >= limit || (!c->up && now - c->down_since >= limit));
+	return (!c->up && (c->closing || ubd_queue_stopping(c->q))) ||
+	       (limit && (now - r->born >= limit || (!c->up && now - c->down_since >= limit)));
 }
 
 /* Replies are due and nothing comes. A payload that comes slowly is heard of when it is whole; that
@@ -46,7 +45,7 @@ static void tick(struct ubd_queue *q, void *arg)
 		ubd_sleep(q, TICK_NS);
 		if (stalled(c))
 			conn_break(c, "replies are due, but nothing came for too long (--stall)");
-		for (unsigned i = 0; c->up && i < c->tags; i++)
+		for (unsigned i = 0; c->up && i < ubd_device_depth(c->nbd->dev); i++)
 			if (c->due[i] && expired(c, c->due[i]))
 				conn_break(c, "no reply to a request for too long (--timeout)");
 		ubd_cond_wake_all(q, &c->change);
@@ -58,13 +57,9 @@ static void tick(struct ubd_queue *q, void *arg)
 
 void conn_expect(struct conn *c, struct req *r)
 {
-	uint16_t tag = r->io->tag;
-
-	r->on.cookie = c->serial++ << 16 | tag;
+	r->on.cookie = c->serial++ << 16 | r->io->tag;
 	r->result = REQ_DUE;
-	c->due[tag] = r;
-	if (tag >= c->tags)
-		c->tags = tag + 1u;
+	c->due[r->io->tag] = r;
 }
 
 void conn_settle(struct conn *c, struct req *r, int result)
@@ -99,6 +94,7 @@ void conn_break(struct conn *c, const char *why)
 	if (!c->up)
 		return;
 	c->up = false;
+	c->down_since = link_now();
 	if (!c->closing)
 		ubd_device_notice(c->nbd->dev, "nbd: connection %u to %s lost: %s",
 				  (unsigned)(c - c->nbd->conns), c->nbd->address.name, why);
@@ -108,10 +104,9 @@ void conn_break(struct conn *c, const char *why)
 /* Give it up, with all that it still owed. */
 static void bury(struct conn *c)
 {
-	c->down_since = link_now();
 	conn_begin_turn(c);
 	link_close(&c->link);
-	for (unsigned i = 0; i < c->tags; i++)
+	for (unsigned i = 0; i < ubd_device_depth(c->nbd->dev); i++)
 		if (c->due[i])
 			conn_settle(c, c->due[i], REQ_LOST);
 	c->sent = c->filled = c->in_pos = c->in_len = 0;
@@ -119,40 +114,51 @@ static void bury(struct conn *c)
 	conn_end_turn(c);
 }
 
-/* What the disk promises its users, the export must still be able to do. */
-static const char *misfit(const struct link_export *disk, uint64_t size,
-			  const struct link_export *now)
+/*
+ * What the disk promises its users, the export must still be able to do. A disk without a cache is
+ * never flushed.
+ */
+const char *conn_misfit(const struct link_export *disk, const struct link_export *now)
 {
-	if (now->size < size)
-		return "the export is smaller than it was";
-	if (now->can & LINK_READ_ONLY & ~disk->can)
+	if (now->size < __atomic_load_n(&disk->size, __ATOMIC_RELAXED))
+		return "the export is smaller than the disk";
+	if (now->can & ~disk->can & LINK_READ_ONLY)
 		return "the export is read-only now";
+	if (now->can & ~disk->can & LINK_FLUSH && !(disk->can & LINK_READ_ONLY))
+		return "the export has to be flushed now";
 	if (disk->can & ~now->can & LINK_PROMISES)
-		return "the export cannot flush, trim or zero any more as it could";
+		return "the export cannot flush, trim, zero or be shared as it could";
 	if (now->min > disk->min || (now->max && now->max < disk->max))
 		return "the export's block sizes have changed";
 	return NULL;
 }
 
-/* An export that grew makes the disk grow, where the driver can, as soon as all connections know.
+/*
+ * An export that grew makes the disk grow, where the driver can, as soon as all connections know.
+ * Apart from the connection: the driver may first wait for the disk's requests.
  */
-static void follow_size(struct conn *c, uint64_t was)
+static void follow_size(struct ubd_queue *q, void *arg)
 {
+	struct nbd *n = arg;
 	uint64_t size = UINT64_MAX;
 	int ret;
 
-	__atomic_store_n(&c->size, c->link.export.size, __ATOMIC_SEQ_CST);
-	for (unsigned i = 0; i < c->nbd->nr_conns; i++)
-		size = MIN(size, __atomic_load_n(&c->nbd->conns[i].size, __ATOMIC_SEQ_CST));
-	size &= ~(uint64_t)(c->nbd->disk.min - 1);
-	ret = size > was ? ubd_device_resize(c->q, size) : 0;
+	ubd_mutex_lock(q, &n->resizing);
+	for (unsigned i = 0; i < n->nr_conns; i++) {
+		uint64_t known = __atomic_load_n(&n->conns[i].size, __ATOMIC_SEQ_CST);
+
+		size = MIN(size, known);
+	}
+	size &= ~(uint64_t)(n->disk.min - 1);
+	ret = size > n->disk.size ? ubd_device_resize(q, size) : 0;
 	if (ret)
-		ubd_device_notice(c->nbd->dev,
+		ubd_device_notice(n->dev,
 				  "nbd: the export has grown to %" PRIu64
 				  " bytes; the disk stays at %" PRIu64 ": %s",
-				  size, was, strerror(-ret));
-	else if (size > was)
-		__atomic_store_n(&c->nbd->size, size, __ATOMIC_RELAXED);
+				  size, n->disk.size, strerror(-ret));
+	else if (size > n->disk.size)
+		__atomic_store_n(&n->disk.size, size, __ATOMIC_RELAXED);
+	ubd_mutex_unlock(q, &n->resizing);
 }
 
 static int try_link(void *arg)
@@ -165,12 +171,13 @@ static int try_link(void *arg)
 /* Once. Says why not, the first time of an outage. */
 static bool reconnect(struct conn *c, bool first)
 {
-	uint64_t size = __atomic_load_n(&c->nbd->size, __ATOMIC_RELAXED);
 	int ret = ubd_offload(c->q, try_link, c);
-	const char *why = ret ? c->link.why : misfit(&c->nbd->disk, size, &c->link.export);
+	const char *why = ret ? c->link.why : conn_misfit(&c->nbd->disk, &c->link.export);
 
 	if (!why) {
-		follow_size(c, size);
+		__atomic_store_n(&c->size, c->link.export.size, __ATOMIC_SEQ_CST);
+		/* Without memory for that the disk grows another time. */
+		ubd_spawn(c->q, follow_size, c->nbd);
 		ubd_device_notice(c->nbd->dev, "nbd: connected again to %s after %" PRIu64 " ms",
 				  c->nbd->address.name, link_now() - c->down_since);
 		return true;
@@ -215,8 +222,7 @@ int conn_request(struct conn *c, struct req *r)
 	r->born = link_now();
 	if (!c->requests++)
 		c->last_heard = r->born;
-	if (!c->ticking)
-		c->ticking = !ubd_spawn(c->q, tick, c);
+	c->ticking = c->ticking || !ubd_spawn(c->q, tick, c);
 	do {
 		while (!c->up && !expired(c, r))
 			ubd_cond_wait(c->q, &c->change, NULL);

@@ -11,7 +11,7 @@
 #ifndef UBD_NBD_CONN_H
 #define UBD_NBD_CONN_H
 
-#include <ubd/target.h>
+#include <ubd/device.h>
 
 #include "link.h"
 #include "proto.h"
@@ -21,7 +21,7 @@
 #define CONN_BUFFER (256u << 10)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* The device. Const once the queues run, but for size. */
+/* The device. Const once the queues run, but for the disk's size: atomic, set under resizing. */
 struct nbd {
 	/* The options. */
 	struct link_address address;
@@ -30,8 +30,8 @@ struct nbd {
 	bool no_trim;
 
 	struct ubd_device *dev;
-	struct link_export disk; /* what the disk was made from */
-	uint64_t size;		 /* of the disk now, bytes; atomic */
+	struct link_export disk; /* what the first connection said, cut to what we rely on */
+	struct ubd_mutex resizing;
 	struct conn *conns;
 	unsigned nr_conns;
 };
@@ -60,7 +60,7 @@ struct conn {
 	uint64_t size;			 /* the export's, as it knows; bytes; atomic */
 
 	struct req *due[UINT16_MAX + 1]; /* by tag, the low 16 bits of the cookie */
-	unsigned tags, requests; /* tags that were ever used; requests not answered, sent or not */
+	unsigned requests;		 /* not answered, sent or not */
 	uint64_t serial;	/* the rest of the cookie: a reply to an old request finds nobody */
 	struct ubd_cond change; /* for those who wait until it is up: it is, or time has passed */
 
@@ -72,6 +72,9 @@ struct conn {
 	bool large;			       /* the last reply's payload */
 	uint8_t out[CONN_BUFFER], in[CONN_BUFFER];
 };
+
+/* Why the export, as it is now, cannot serve the disk; or NULL. */
+const char *conn_misfit(const struct link_export *disk, const struct link_export *now);
 
 /* Make a zeroed one with an open link work on q, its queue from now on. 0 or -errno. */
 int conn_start(struct conn *c, struct nbd *n, struct ubd_queue *q);

@@ -99,13 +99,13 @@ static uint32_t block_size(struct nbd_handle *h, int which)
 	return n > 0 && n <= UINT32_MAX ? (uint32_t)n : 0;
 }
 
-static unsigned bit_if(int answer, unsigned bit)
-{
-	return answer == 1 ? bit : 0;
-}
-
 static int describe(struct link *l)
 {
+	/* By the bits of LINK_*. */
+	static int (*const can[])(struct nbd_handle *) = {
+		nbd_is_read_only, nbd_is_rotational, nbd_can_multi_conn, nbd_can_flush,
+		nbd_can_fua,	  nbd_can_trim,	     nbd_can_zero,	 nbd_can_fast_zero,
+	};
 	struct nbd_handle *h = l->h;
 	int64_t size = nbd_get_size(h);
 
@@ -121,13 +121,9 @@ static int describe(struct link *l)
 		.min = block_size(h, LIBNBD_SIZE_MINIMUM),
 		.pref = block_size(h, LIBNBD_SIZE_PREFERRED),
 		.max = block_size(h, LIBNBD_SIZE_MAXIMUM),
-		.can = bit_if(nbd_is_read_only(h), LINK_READ_ONLY) |
-		       bit_if(nbd_is_rotational(h), LINK_ROTATIONAL) |
-		       bit_if(nbd_can_multi_conn(h), LINK_MULTI_CONN) |
-		       bit_if(nbd_can_flush(h), LINK_FLUSH) | bit_if(nbd_can_fua(h), LINK_FUA) |
-		       bit_if(nbd_can_trim(h), LINK_TRIM) | bit_if(nbd_can_zero(h), LINK_ZERO) |
-		       bit_if(nbd_can_fast_zero(h), LINK_FAST_ZERO),
 	};
+	for (size_t i = 0; i < sizeof(can) / sizeof(*can); i++)
+		l->export.can |= (unsigned)(can[i](h) == 1) << i;
 	return 0;
 }
 
@@ -137,9 +133,7 @@ int link_open(struct link *l, const struct link_address *a, const bool *stop)
 	int ret;
 
 	*l = (struct link){.h = nbd_create()};
-	ret = negotiate(l, a, stop);
-	if (!ret)
-		ret = describe(l);
+	ret = negotiate(l, a, stop) ?: describe(l);
 	if (ret) {
 		link_close(l);
 		return ret;
@@ -166,9 +160,8 @@ uint64_t link_silence(const struct link *l)
 	struct tcp_info info;
 	socklen_t len = sizeof(info);
 
-	if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
-		return UINT64_MAX;
-	return info.tcpi_last_data_recv;
+	return getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &info, &len) ? UINT64_MAX
+								     : info.tcpi_last_data_recv;
 }
 
 void link_cut(struct link *l, bool abort)

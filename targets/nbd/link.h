@@ -30,7 +30,8 @@ struct link_address {
 #define LINK_TRIM (1u << 5)
 #define LINK_ZERO (1u << 6)
 #define LINK_FAST_ZERO (1u << 7)
-#define LINK_PROMISES (LINK_FLUSH | LINK_FUA | LINK_TRIM | LINK_ZERO | LINK_FAST_ZERO)
+/* What a disk relies on. */
+#define LINK_PROMISES (~(LINK_READ_ONLY | LINK_ROTATIONAL))
 
 /* What the server says about the export. */
 struct link_export {

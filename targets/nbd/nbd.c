@@ -34,8 +34,7 @@ static int settle(struct ubd_device *dev, struct nbd *n, const struct link *l)
 	if (n->address.tls == LINK_TLS_ALLOW)
 		n->address.tls = l->tls ? LINK_TLS_REQUIRE : LINK_TLS_OFF;
 	e->min = e->min < SECTOR ? SECTOR : e->min;
-	if (!e->max || e->max > MAX_PAYLOAD)
-		e->max = MAX_PAYLOAD;
+	e->max = e->max ? MIN(e->max, MAX_PAYLOAD) : MAX_PAYLOAD;
 	if (!power_of_two(e->min) || e->max < e->min)
 		return ubd_device_fail(dev, -EPROTO,
 				       "nbd: %s wants blocks of %u to %u bytes, which is no disk",
@@ -49,10 +48,9 @@ static int settle(struct ubd_device *dev, struct nbd *n, const struct link *l)
 		ubd_device_notice(dev, "nbd: the last %u bytes of %s are left out: blocks have %u",
 				  (unsigned)(e->size % e->min), name, e->min);
 	e->can |= ubd_device_read_only(dev) ? LINK_READ_ONLY : 0;
-	e->can &= ~(n->no_trim ? LINK_TRIM : 0);
-	e->can &= ~(n->zero == ZERO_OFF ? LINK_ZERO : 0);
-	e->can &= ~(n->zero != ZERO_FAST ? LINK_FAST_ZERO : 0);
-	limits->size = n->size = e->size & ~(uint64_t)(e->min - 1);
+	e->can &= ~((n->no_trim ? LINK_TRIM : 0) | (n->zero == ZERO_OFF ? LINK_ZERO : 0) |
+		    (n->zero != ZERO_FAST ? LINK_FAST_ZERO : 0));
+	limits->size = e->size &= ~(uint64_t)(e->min - 1);
 	limits->logical_block = e->min;
 	/* A preference above a page is no sector, but a good size. */
 	limits->physical_block = e->pref <= 4096 ? power_of_two(e->pref) : 4096;
@@ -72,7 +70,7 @@ static int settle(struct ubd_device *dev, struct nbd *n, const struct link *l)
 /* One connection, and as many more as are wanted and allowed. */
 static int open_links(struct ubd_device *dev, struct nbd *n, unsigned want)
 {
-	const char *why = "it does not promise a consistent view of several (multi-conn)";
+	const char *why;
 	int ret;
 
 	do {
@@ -80,17 +78,21 @@ static int open_links(struct ubd_device *dev, struct nbd *n, unsigned want)
 
 		ret = link_open(&c->link, &n->address, &c->closing);
 		c->size = c->link.export.size;
-		if (ret)
-			why = c->link.why;
-		else if (!n->nr_conns++ && settle(dev, n, &c->link))
+		if (!ret && !n->nr_conns++ && settle(dev, n, &c->link))
 			return -EPROTO;
-	} while (!ret && n->nr_conns < want && n->disk.can & LINK_MULTI_CONN);
+		why = ret ? c->link.why : conn_misfit(&n->disk, &c->link.export);
+		if (why && !ret)
+			link_close(&n->conns[--n->nr_conns].link);
+	} while (!why && n->nr_conns < want && n->disk.can & LINK_MULTI_CONN);
 	if (!n->nr_conns)
 		return ubd_device_fail(dev, ret, "nbd: cannot connect to %s: %s", n->address.name,
 				       why);
 	if (n->nr_conns < want)
 		ubd_device_notice(dev, "nbd: %u of %u connections to %s: %s", n->nr_conns, want,
-				  n->address.name, why);
+				  n->address.name, why ?: "the server does not promise multi-conn");
+	/* A single one need not be shared when it comes back. */
+	if (n->nr_conns == 1)
+		n->disk.can &= ~LINK_MULTI_CONN;
 	return 0;
 }
 
@@ -180,21 +182,19 @@ static struct conn *choose(const struct nbd *n, const struct ubd_io *io)
 /* The request in NBD's words. -EOPNOTSUPP: there are none. */
 static int translate(const struct nbd *n, const struct ubd_io *io, struct nbd_request *r)
 {
-	static const uint16_t commands[] = {[UBD_WRITE] = NBD_CMD_WRITE,
-					    [UBD_FLUSH] = NBD_CMD_FLUSH,
-					    [UBD_DISCARD] = NBD_CMD_TRIM,
-					    [UBD_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES};
 	unsigned can = n->disk.can;
 
-	if (io->op > UBD_WRITE_ZEROES || (io->op && !commands[io->op]))
+	if (io->op > UBD_WRITE_ZEROES)
 		return -EOPNOTSUPP;
-	r->cmd = commands[io->op];
+	/* NBD counts like us, but for the disconnection, which comes third. */
+	r->cmd = (uint16_t)(io->op + (io->op > UBD_WRITE));
 	/* A flush covers all that was acknowledged on any connection; it names no range. */
 	if (io->op == UBD_FLUSH)
 		return 0;
 	r->offset = io->offset;
 	r->length = io->length;
-	if (io->flags & UBD_IO_FUA && can & LINK_FUA)
+	/* Without a flush there is no other way to the server's disk. */
+	if (io->op && can & LINK_FUA && (io->flags & UBD_IO_FUA || !(can & LINK_FLUSH)))
 		r->flags |= NBD_FLAG_FUA;
 	if (io->op == UBD_WRITE_ZEROES)
 		r->flags |= (io->flags & UBD_IO_NO_UNMAP ? NBD_FLAG_NO_HOLE : 0) |

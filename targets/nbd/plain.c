@@ -13,20 +13,19 @@
 #include <errno.h>
 #include <sys/socket.h>
 
-/* The payload of a large request, from byte `at` on. */
+/* The payload of a large request, from byte `at` on. -errno when it failed. */
 static int stream(struct conn *c, struct req *r, uint32_t at)
 {
 	const struct ubd_transfer t = {
 		.where = UBD_SOCKET, .fd = c->link.fd, .at = at, .len = r->on.length - at};
-	int ret = ubd_io_transfer(r->io, &t, 1);
 
-	return ret < 0 ? ret : 0;
+	return ubd_io_transfer(r->io, &t, 1);
 }
 
 /* ---- Sending ------------------------------------------------------------------------------- */
 
-/* A request, and `data` bytes of payload, into the buffer: there is room. Whether it is there. */
-static bool append(struct conn *c, struct req *r, uint32_t data)
+/* A request, and `data` bytes of payload, into the buffer: there is room. */
+static void append(struct conn *c, struct req *r, uint32_t data)
 {
 	uint8_t *p = c->out + c->filled;
 	int ret = data ? ubd_io_get(r->io, 0, p + NBD_REQUEST_SIZE, data) : 0;
@@ -34,11 +33,10 @@ static bool append(struct conn *c, struct req *r, uint32_t data)
 	conn_expect(c, r);
 	if (ret < 0) {
 		conn_settle(c, r, ret);
-		return false;
+		return;
 	}
 	nbd_request_put(p, &r->on);
 	c->filled += NBD_REQUEST_SIZE + data;
-	return true;
 }
 
 static int send_buffer(struct conn *c, int more)
@@ -60,27 +58,35 @@ static int send_buffer(struct conn *c, int more)
 }
 
 /* Send what is in the buffer, and this large request. What comes in meanwhile is the next
- * sender's, if there is one. */
+ * sender's. */
 static void send_all(struct conn *c, struct req *large)
 {
+	int ret;
+
 	conn_begin_turn(c);
 	/* Whoever comes in the same round comes along. */
 	if (!large)
 		ubd_yield(c->q);
 	else if (c->up)
 		append(c, large, 0);
-	for (bool go = c->up; go; go = c->up && c->sent < c->filled && c->senders == 1) {
-		int ret = send_buffer(c, large ? MSG_MORE : 0);
-
-		if (!ret && large)
-			ret = stream(c, large, 0);
-		large = NULL;
-		if (ret)
-			conn_break(c, strerror(-ret));
-	}
+	ret = c->up ? send_buffer(c, large ? MSG_MORE : 0) : -ENOTCONN;
+	if (!ret && large)
+		ret = stream(c, large, 0);
+	if (ret < 0)
+		conn_break(c, strerror(-ret));
 	if (c->sent == c->filled)
 		c->sent = c->filled = 0;
 	conn_end_turn(c);
+}
+
+/* What came in while the last sender sent. */
+static void send_rest(struct ubd_queue *q, void *arg)
+{
+	struct conn *c = arg;
+
+	(void)q;
+	while (c->up && c->sent < c->filled && !c->senders)
+		send_all(c, NULL);
 }
 
 void plain_send(struct conn *c, struct req *r)
@@ -91,8 +97,14 @@ void plain_send(struct conn *c, struct req *r)
 	/* There always is room for one request without data, which a large one is. */
 	while (c->up && !large && c->filled + data + 2 * NBD_REQUEST_SIZE > CONN_BUFFER)
 		send_all(c, NULL);
-	if (c->up && (large || (append(c, r, data) && !c->senders)))
-		send_all(c, large ? r : NULL);
+	if (c->up && !large)
+		append(c, r, data);
+	if (!c->up || (!large && c->senders))
+		return;
+	send_all(c, large ? r : NULL);
+	/* Not here: while there is always more, this request would never end. */
+	if (c->sent < c->filled && ubd_spawn(c->q, send_rest, c))
+		send_rest(c->q, c);
 }
 
 /* ---- Receiving ----------------------------------------------------------------------------- */

@@ -39,14 +39,11 @@ struct nbd_reply {
 
 static inline void nbd_request_put(uint8_t *p, const struct nbd_request *r)
 {
-	const uint32_t head[] = {htobe32(NBD_REQUEST_MAGIC),
-				 htobe32((uint32_t)r->flags << 16 | r->cmd)};
-	const uint64_t body[] = {htobe64(r->cookie), htobe64(r->offset)};
-	const uint32_t length = htobe32(r->length);
+	const uint64_t wire[] = {
+		htobe64((uint64_t)NBD_REQUEST_MAGIC << 32 | (uint32_t)r->flags << 16 | r->cmd),
+		htobe64(r->cookie), htobe64(r->offset), htobe64((uint64_t)r->length << 32)};
 
-	memcpy(p, head, 8);
-	memcpy(p + 8, body, 16);
-	memcpy(p + 24, &length, 4);
+	memcpy(p, wire, NBD_REQUEST_SIZE);
 }
 
 /* -EPROTO: this is no simple reply. */

@@ -58,41 +58,47 @@ static bool wants(const struct conn *c, unsigned direction)
 	return c->up && nbd_aio_get_direction(c->link.h) & direction;
 }
 
+/* What did not go out at once, of whoever it is. */
+static void write_rest(struct ubd_queue *q, void *arg)
+{
+	struct conn *c = arg;
+
+	conn_begin_turn(c);
+	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
+		ubd_poll(q, c->link.fd, POLLOUT);
+		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+			check(c, nbd_aio_notify_write(c->link.h));
+	}
+	conn_end_turn(c);
+}
+
 void tls_send(struct conn *c, struct req *r)
 {
-	struct nbd_handle *h = c->link.h;
 	bool refused;
 
 	conn_expect(c, r);
 	/* A request refused is failed here; one that is lost comes back when the connection is
 	 * buried. */
-	refused = issue(h, r) < 0;
+	refused = issue(c->link.h, r) < 0;
 	if (check(c, 0) && refused)
 		conn_settle(c, r, nbd_get_errno() ? -nbd_get_errno() : -EIO);
-	/* What did not go out at once, of whoever it is. */
-	if (c->senders || !wants(c, LIBNBD_AIO_DIRECTION_WRITE))
-		return;
-	conn_begin_turn(c);
-	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
-		ubd_poll(c->q, c->link.fd, POLLOUT);
-		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
-			check(c, nbd_aio_notify_write(h));
-	}
-	conn_end_turn(c);
+	/* Not here: while there is always more, this request would never end. */
+	if (!c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE) && ubd_spawn(c->q, write_rest, c))
+		write_rest(c->q, c);
 }
 
 void tls_receive(struct conn *c)
 {
-	struct nbd_handle *h = c->link.h;
-
 	while (c->up) {
 		/* What libnbd held back while it was in the middle of a reply has no sender. */
 		bool write = !c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE);
 		int events = ubd_poll(c->q, c->link.fd, (short)(POLLIN | (write ? POLLOUT : 0)));
 
 		if (events == POLLOUT && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
-			check(c, nbd_aio_notify_write(h));
+			check(c, nbd_aio_notify_write(c->link.h));
 		else
-			check(c, wants(c, LIBNBD_AIO_DIRECTION_READ) ? nbd_aio_notify_read(h) : 0);
+			check(c, wants(c, LIBNBD_AIO_DIRECTION_READ)
+					 ? nbd_aio_notify_read(c->link.h)
+					 : 0);
 	}
 }
