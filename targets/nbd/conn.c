@@ -109,14 +109,16 @@ static void bury(struct conn *c)
 	for (unsigned i = 0; i < ubd_device_depth(c->nbd->dev); i++)
 		if (c->due[i])
 			conn_settle(c, c->due[i], REQ_LOST);
-	c->sent = c->filled = c->in_pos = c->in_len = 0;
+	for (; c->first; c->first = c->first->next)
+		conn_settle(c, c->first, REQ_LOST);
+	c->in_pos = c->in_len = 0;
 	c->large = false;
 	conn_end_turn(c);
 }
 
 /*
- * What the disk promises its users, the export must still be able to do. A disk without a cache is
- * never flushed.
+ * What the disk promises its users, the export must still be able to do. One whose server had no
+ * cache is not flushed, nor written through.
  */
 const char *conn_misfit(const struct link_export *disk, const struct link_export *now)
 {
@@ -124,7 +126,8 @@ const char *conn_misfit(const struct link_export *disk, const struct link_export
 		return "the export is smaller than the disk";
 	if (now->can & ~disk->can & LINK_READ_ONLY)
 		return "the export is read-only now";
-	if (now->can & ~disk->can & LINK_FLUSH && !(disk->can & LINK_READ_ONLY))
+	if (now->can & (LINK_FLUSH | LINK_FUA) &&
+	    !(disk->can & (LINK_FLUSH | LINK_FUA | LINK_READ_ONLY)))
 		return "the export has to be flushed now";
 	if (disk->can & ~now->can & LINK_PROMISES)
 		return "the export cannot flush, trim, zero or be shared as it could";
@@ -199,10 +202,7 @@ static void run(struct ubd_queue *q, void *arg)
 			c->up = true;
 			c->over = false;
 			ubd_cond_wake_all(q, &c->change);
-			if (c->link.tls)
-				tls_receive(c);
-			else
-				plain_receive(c);
+			(c->link.tls ? tls_receive : plain_receive)(c);
 			bury(c);
 		}
 		for (uint64_t end = link_now() + c->pause; link_now() < end && !c->closing;)
@@ -250,7 +250,8 @@ int conn_start(struct conn *c, struct nbd *n, struct ubd_queue *q)
 	c->nbd = n;
 	c->q = q;
 	c->pause = FIRST_PAUSE_MS;
-	c->down_since = link_now();
+	/* Before the first request: it is none that a loss delays. */
+	c->down_since = link_now() - 1;
 	return ubd_spawn(q, run, c);
 }
 

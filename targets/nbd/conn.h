@@ -39,7 +39,7 @@ struct nbd {
 /* A request's result while there is none. */
 enum {
 	REQ_LOST = 1, /* not sent, or the connection broke before the reply */
-	REQ_DUE,      /* the reply is */
+	REQ_DUE,      /* the reply is, or will be */
 };
 
 struct req {
@@ -49,6 +49,7 @@ struct req {
 	uint64_t born;	       /* link_now() when it came */
 	struct conn *conn;
 	struct ubd_cond settled;
+	struct req *next; /* to be sent */
 };
 
 struct conn {
@@ -66,11 +67,13 @@ struct conn {
 
 	uint64_t last_heard, down_since, pause; /* link_now(); ms before connecting again */
 
-	struct ubd_mutex turn; /* to send */
-	unsigned senders;      /* the one whose turn it is, and those who wait for theirs */
-	uint32_t sent, filled, in_pos, in_len; /* of out, and of in */
-	bool large;			       /* the last reply's payload */
-	uint8_t out[CONN_BUFFER], in[CONN_BUFFER];
+	struct req *first, *last; /* plain.c: to be sent */
+	struct ubd_mutex turn;	  /* to send */
+	unsigned senders;	  /* the one whose turn it is, and those who wait for theirs */
+	uint32_t filled, in_pos, in_len; /* of out, and of in */
+	bool large;			 /* the last reply's payload */
+	/* Below CONN_BUFFER there is room for one more, and for a large one's head. */
+	uint8_t out[CONN_BUFFER + 2 * CONN_LARGE], in[CONN_BUFFER];
 };
 
 /* Why the export, as it is now, cannot serve the disk; or NULL. */

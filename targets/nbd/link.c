@@ -43,10 +43,8 @@ const char *link_error(void)
 /* What libnbd says of its last failure. */
 static int explain(struct link *l, int fallback)
 {
-	int err = nbd_get_errno();
-
 	snprintf(l->why, sizeof(l->why), "%s", link_error());
-	return -(err ? err : fallback);
+	return -(nbd_get_errno() ?: fallback);
 }
 
 static bool configure(struct nbd_handle *h, const struct link_address *a)
@@ -65,11 +63,9 @@ static bool configure(struct nbd_handle *h, const struct link_address *a)
 
 static int begin(struct nbd_handle *h, const struct link_address *a)
 {
-	if (a->uri)
-		return nbd_aio_connect_uri(h, a->uri);
-	if (a->unix_path)
-		return nbd_aio_connect_unix(h, a->unix_path);
-	return nbd_aio_connect_tcp(h, a->host, a->port ? a->port : "10809");
+	return a->uri	      ? nbd_aio_connect_uri(h, a->uri)
+	       : a->unix_path ? nbd_aio_connect_unix(h, a->unix_path)
+			      : nbd_aio_connect_tcp(h, a->host, a->port ?: "10809");
 }
 
 /* libnbd takes several steps; each may wait for the server. */

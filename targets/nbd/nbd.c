@@ -184,9 +184,10 @@ static int translate(const struct nbd *n, const struct ubd_io *io, struct nbd_re
 {
 	unsigned can = n->disk.can;
 
-	if (io->op > UBD_WRITE_ZEROES)
+	/* NBD counts like us, but for the disconnection, which comes third, and our fourth, which
+	 * is nothing. */
+	if (io->op > UBD_WRITE_ZEROES || io->op == UBD_DISCARD + 1)
 		return -EOPNOTSUPP;
-	/* NBD counts like us, but for the disconnection, which comes third. */
 	r->cmd = (uint16_t)(io->op + (io->op > UBD_WRITE));
 	/* A flush covers all that was acknowledged on any connection; it names no range. */
 	if (io->op == UBD_FLUSH)
@@ -206,9 +207,8 @@ static int nbd_handle(struct ubd_io *io, void *self)
 {
 	struct nbd *n = self;
 	struct req r = {.io = io};
-	int ret = translate(n, io, &r.on) ?: conn_request(choose(n, io), &r);
 
-	return ret ? ret : (int)io->length;
+	return translate(n, io, &r.on) ?: conn_request(choose(n, io), &r) ?: (int)io->length;
 }
 
 /* clang-format off */

@@ -2,8 +2,8 @@
 /*
  * Transmission on our own socket.
  *
- * Small things travel in company: requests write themselves, data included, into one buffer, and
- * the first of them sends what has come together; replies are received many at once. So the cost of
+ * Small things travel in company: the first request of a round sends all that came in it, data
+ * included, from one buffer; replies are received many at once. So the cost of
  * a system call is shared by as many requests as are under way. Large payloads travel alone,
  * straight between socket and request, without a copy where the driver allows.
  */
@@ -24,9 +24,10 @@ static int stream(struct conn *c, struct req *r, uint32_t at)
 
 /* ---- Sending ------------------------------------------------------------------------------- */
 
-/* A request, and `data` bytes of payload, into the buffer: there is room. */
-static void append(struct conn *c, struct req *r, uint32_t data)
+/* A request into the buffer, its data included if that is small: there is room. */
+static void append(struct conn *c, struct req *r)
 {
+	uint32_t data = r->on.cmd == NBD_CMD_WRITE && r->on.length < CONN_LARGE ? r->on.length : 0;
 	uint8_t *p = c->out + c->filled;
 	int ret = data ? ubd_io_get(r->io, 0, p + NBD_REQUEST_SIZE, data) : 0;
 
@@ -41,9 +42,9 @@ static void append(struct conn *c, struct req *r, uint32_t data)
 
 static int send_buffer(struct conn *c, int more)
 {
-	for (uint32_t end = c->filled; c->sent < end;) {
-		const uint8_t *p = c->out + c->sent;
-		size_t len = end - c->sent;
+	for (uint32_t sent = 0; sent < c->filled;) {
+		const uint8_t *p = c->out + sent;
+		size_t len = c->filled - sent;
 		/* There is nearly always room for all of it: then this is cheaper than by the ring,
 		 * whose completion would wake us up for nothing. Errors come again there. */
 		ssize_t ret = send(c->link.fd, p, len, MSG_DONTWAIT | MSG_NOSIGNAL | more);
@@ -52,14 +53,14 @@ static int send_buffer(struct conn *c, int more)
 			ret = ubd_send(c->q, c->link.fd, p, len, more);
 		if (ret < 0)
 			return (int)ret;
-		c->sent += (uint32_t)ret;
+		sent += (uint32_t)ret;
 	}
 	return 0;
 }
 
-/* Send what is in the buffer, and this large request. What comes in meanwhile is the next
- * sender's. */
-static void send_all(struct conn *c, struct req *large)
+/* Send those that wait, as many as the buffer holds, and this large one. Who comes meanwhile is
+ * the next sender's. */
+static void send_some(struct conn *c, struct req *large)
 {
 	int ret;
 
@@ -67,15 +68,15 @@ static void send_all(struct conn *c, struct req *large)
 	/* Whoever comes in the same round comes along. */
 	if (!large)
 		ubd_yield(c->q);
-	else if (c->up)
-		append(c, large, 0);
+	for (c->filled = 0; c->up && c->first && c->filled < CONN_BUFFER; c->first = c->first->next)
+		append(c, c->first);
+	if (c->up && large)
+		append(c, large);
 	ret = c->up ? send_buffer(c, large ? MSG_MORE : 0) : -ENOTCONN;
 	if (!ret && large)
 		ret = stream(c, large, 0);
 	if (ret < 0)
 		conn_break(c, strerror(-ret));
-	if (c->sent == c->filled)
-		c->sent = c->filled = 0;
 	conn_end_turn(c);
 }
 
@@ -85,25 +86,25 @@ static void send_rest(struct ubd_queue *q, void *arg)
 	struct conn *c = arg;
 
 	(void)q;
-	while (c->up && c->sent < c->filled && !c->senders)
-		send_all(c, NULL);
+	while (c->up && c->first && !c->senders)
+		send_some(c, NULL);
 }
 
 void plain_send(struct conn *c, struct req *r)
 {
-	bool write = r->on.cmd == NBD_CMD_WRITE, large = write && r->on.length >= CONN_LARGE;
-	uint32_t data = write && !large ? r->on.length : 0;
+	bool large = r->on.cmd == NBD_CMD_WRITE && r->on.length >= CONN_LARGE;
 
-	/* There always is room for one request without data, which a large one is. */
-	while (c->up && !large && c->filled + data + 2 * NBD_REQUEST_SIZE > CONN_BUFFER)
-		send_all(c, NULL);
-	if (c->up && !large)
-		append(c, r, data);
-	if (!c->up || (!large && c->senders))
-		return;
-	send_all(c, large ? r : NULL);
+	if (!large) {
+		r->result = REQ_DUE;
+		r->next = NULL;
+		*(c->first ? &c->last->next : &c->first) = r;
+		c->last = r;
+		if (c->senders)
+			return;
+	}
+	send_some(c, large ? r : NULL);
 	/* Not here: while there is always more, this request would never end. */
-	if (c->sent < c->filled && ubd_spawn(c->q, send_rest, c))
+	if (c->first && ubd_spawn(c->q, send_rest, c))
 		send_rest(c->q, c);
 }
 

@@ -58,17 +58,15 @@ static bool wants(const struct conn *c, unsigned direction)
 	return c->up && nbd_aio_get_direction(c->link.h) & direction;
 }
 
-/* What did not go out at once, of whoever it is. */
+/* What did not go out at once, of whoever it is. Counted among the senders before it begins. */
 static void write_rest(struct ubd_queue *q, void *arg)
 {
 	struct conn *c = arg;
 
-	conn_begin_turn(c);
-	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE)) {
-		ubd_poll(q, c->link.fd, POLLOUT);
-		if (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+	ubd_mutex_lock(q, &c->turn);
+	while (wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+		if (ubd_poll(q, c->link.fd, POLLOUT) && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
 			check(c, nbd_aio_notify_write(c->link.h));
-	}
 	conn_end_turn(c);
 }
 
@@ -82,23 +80,26 @@ void tls_send(struct conn *c, struct req *r)
 	refused = issue(c->link.h, r) < 0;
 	if (check(c, 0) && refused)
 		conn_settle(c, r, nbd_get_errno() ? -nbd_get_errno() : -EIO);
+	if (c->senders || !wants(c, LIBNBD_AIO_DIRECTION_WRITE))
+		return;
 	/* Not here: while there is always more, this request would never end. */
-	if (!c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE) && ubd_spawn(c->q, write_rest, c))
+	c->senders++;
+	if (ubd_spawn(c->q, write_rest, c))
 		write_rest(c->q, c);
 }
 
 void tls_receive(struct conn *c)
 {
+	struct nbd_handle *h = c->link.h;
+
 	while (c->up) {
 		/* What libnbd held back while it was in the middle of a reply has no sender. */
 		bool write = !c->senders && wants(c, LIBNBD_AIO_DIRECTION_WRITE);
 		int events = ubd_poll(c->q, c->link.fd, (short)(POLLIN | (write ? POLLOUT : 0)));
 
 		if (events == POLLOUT && wants(c, LIBNBD_AIO_DIRECTION_WRITE))
-			check(c, nbd_aio_notify_write(c->link.h));
+			check(c, nbd_aio_notify_write(h));
 		else
-			check(c, wants(c, LIBNBD_AIO_DIRECTION_READ)
-					 ? nbd_aio_notify_read(c->link.h)
-					 : 0);
+			check(c, wants(c, LIBNBD_AIO_DIRECTION_READ) ? nbd_aio_notify_read(h) : 0);
 	}
 }

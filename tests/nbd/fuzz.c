@@ -326,6 +326,9 @@ int main(int argc, char **argv)
 		printf("not ok 1 - %s\n", ubd_device_error(dev));
 		return 1;
 	}
+	/* Between DISCARD and WRITE_ZEROES: in NBD there is another command. */
+	if (ubd_local_io(dev, 0, (enum ubd_op)(UBD_DISCARD + 1), 0, 0, NULL, 4096) != -EOPNOTSUPP)
+		die("an unknown operation was sent", 0);
 	for (uintptr_t i = 0; i < CLIENTS; i++)
 		pthread_create(&ids[i], NULL, client, (void *)i);
 	sleep((unsigned)seconds);

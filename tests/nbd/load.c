@@ -4,11 +4,11 @@
  * and flush, each in a part of the disk of its own, and know what must be where.
  *
  *   load [-q queues] [-d depth] [-j threads] [-n ops | -s seconds] [-m max-io] [-e] [-w]
- *        [-p PERCENT] TARGET [NAME=VALUE]...
+ *        [-p PERCENT] [-o OTHERS] TARGET [NAME=VALUE]...
  *
- * -e: errors are no failure, wrong data is; -w: no trim and zero; -p: part of reads. Exit status: 0
- * good, 1 wrong data or errors, 2 the target did not start. SIGTERM ends the load before its time,
- * reading back what was written as always.
+ * -e: errors are no failure, wrong data is; -w: no trim and zero; -p: part of reads; -o: no request
+ * may see so many others end. Exit status: 0 good, 1 wrong data or errors, 2 the target did not
+ * start. SIGTERM ends the load before its time, reading back what was written as always.
  */
 #include "../lib/random.h"
 
@@ -41,7 +41,8 @@ struct worker {
 
 static struct ubd_device *dev;
 static unsigned threads = 8, max_io = 128 << 10, reads = 45;
-static uint64_t max_ops, seconds = 5, total;
+static uint64_t max_ops, seconds = 5, total, max_others = UINT64_MAX;
+static _Atomic uint64_t ended, most_others;
 static bool allow_errors, writes_only;
 static struct timespec begin;
 static atomic_bool told_to_end;
@@ -91,6 +92,7 @@ static int one(struct worker *w, enum ubd_op op, uint64_t at, uint64_t n)
 	/* Aligned memory is used by the target itself, other memory by a copy. */
 	uint8_t *buf = w->buf + (r >> 8) % 2 * 512;
 	uint32_t generation = op == UBD_WRITE ? ++w->next : ZERO;
+	uint64_t before = ended, others;
 	int ret;
 
 	for (uint64_t i = 0; op == UBD_WRITE && i < n; i++)
@@ -99,6 +101,9 @@ static int one(struct worker *w, enum ubd_op op, uint64_t at, uint64_t n)
 			   op == UBD_FLUSH ? 0 : (w->first + at) * BLOCK, data ? buf : NULL,
 			   op == UBD_FLUSH ? 0 : (uint32_t)(n * BLOCK));
 	w->ops++;
+	others = ended++ - before;
+	if (others > most_others)
+		most_others = others; /* or nearly */
 	if (data && ret >= 0 && ret != (int)(n * BLOCK))
 		ret = -1;
 	if (ret < 0 && !w->errors++ && !allow_errors)
@@ -236,8 +241,9 @@ static int run(void)
 	printf("# %llu operations, %llu errors, %llu wrong blocks, %ld ms\n",
 	       (unsigned long long)ops, (unsigned long long)errors, (unsigned long long)wrong,
 	       (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000);
+	printf("# at most %llu others ended during one\n", (unsigned long long)most_others);
 	total = ops;
-	return wrong || (errors && !allow_errors);
+	return wrong || (errors && !allow_errors) || most_others > max_others;
 }
 
 int main(int argc, char **argv)
@@ -246,7 +252,7 @@ int main(int argc, char **argv)
 	struct ubd_stats stats;
 	int opt, ret;
 
-	while ((opt = getopt(argc, argv, "q:d:j:n:s:m:p:ew")) != -1)
+	while ((opt = getopt(argc, argv, "q:d:j:n:s:m:p:o:ew")) != -1)
 		switch (opt) {
 		case 'q':
 			config.queues = (unsigned)atoi(optarg);
@@ -268,6 +274,9 @@ int main(int argc, char **argv)
 			break;
 		case 'p':
 			reads = (unsigned)atoi(optarg);
+			break;
+		case 'o':
+			max_others = (uint64_t)atoll(optarg);
 			break;
 		case 'e':
 			allow_errors = true;
