@@ -300,7 +300,10 @@ void backing_limits(const struct backing *b, struct ubd_limits *l)
 	l->io_opt = b->io_opt;
 	l->rotational = b->rotational;
 	l->read_only = b->read_only;
-	l->volatile_cache = l->fua = !b->read_only;
+	l->volatile_cache = !b->read_only;
+	/* Through the page cache, a write of its own sync that fails would take what others have
+	 * lost for told: so all is told by flushes, see .lost. */
+	l->fua = l->volatile_cache && b->direct;
 	/* Each segment of a request must be whole blocks: so its memory must begin at one. */
 	l->dma_alignment = b->direct ? b->block : SECTOR;
 	if (b->can_punch) {

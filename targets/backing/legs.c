@@ -107,6 +107,7 @@ static void set_limits(const struct legs *l, struct ubd_limits *all)
 		all->max_discard = least(all->max_discard, one.max_discard);
 		all->max_write_zeroes = least(all->max_write_zeroes, one.max_write_zeroes);
 		all->rotational = all->rotational || one.rotational;
+		all->fua = all->fua && one.fua;
 	}
 }
 

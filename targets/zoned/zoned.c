@@ -19,7 +19,7 @@ static int zoned_open(struct ubd_device *dev, void *self)
 	l->size = z->geo.size;
 	l->logical_block = ZONE_BLOCK;
 	l->max_discard = l->max_write_zeroes = 0;
-	l->volatile_cache = l->fua = z->live_path;
+	l->volatile_cache = z->live_path;
 	l->zone_size = z->geo.zone_size;
 	l->max_open_zones = (uint32_t)z->geo.max_open;
 	l->max_active_zones = (uint32_t)z->geo.max_active;

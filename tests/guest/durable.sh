@@ -42,6 +42,14 @@ fua_block() {
 	ubd del "$id"
 }
 
+# Through the page cache there is no FUA: the kernel flushes after the write.
+fua_cached() {
+	add loop --direct off $below
+	[ "$(queue fua)" -eq 0 ]
+	counted 10 dd if=/dev/zero of="$dev" bs=4k count=10 oflag=direct,dsync status=none
+	ubd del "$id"
+}
+
 no_flush() {
 	add loop $below
 	before=$(flushes $below)
@@ -75,6 +83,7 @@ mem_has_none() {
 
 check "fsync on loop over a disk flushes the disk" flush_block
 check "a FUA write on loop over a disk is durable below" fua_block
+check "a FUA write through the page cache as well" fua_cached
 check "writes alone do not flush" no_flush
 check "(a file system on the disk)" file_system
 for way in $ways; do
@@ -82,6 +91,7 @@ for way in $ways; do
 done
 umount "$scratch/mnt"
 check "a flush after one that failed fails as well" flush_after_loss $below loop
+check "a flush after a FUA write that failed fails as well" flush_after_loss $below loop dsync
 check "mem, which keeps nothing, asks for no flushes" mem_has_none
 check "nothing is left" nothing_left
 finish

@@ -58,8 +58,8 @@ kill_and_recover() { # ROUNDS
 }
 
 # The page cache over the disk BELOW says once that it could not write something: no flush of a disk that
-# TARGET makes of it may succeed after that.
-flush_after_loss() { # BELOW TARGET
+# TARGET makes of it may succeed after that, not even if a write with FLAG of dd was told first.
+flush_after_loss() { # BELOW TARGET [FLAG]
 	sectors=$(blockdev --getsz "$1")
 	DM_DISABLE_UDEV=1 dmsetup create lost --table "0 $sectors linear $1 0"
 	add "$2" --direct off /dev/mapper/lost
@@ -68,6 +68,7 @@ flush_after_loss() { # BELOW TARGET
 		DM_DISABLE_UDEV=1 dmsetup load lost --table "0 $sectors $table"
 		DM_DISABLE_UDEV=1 dmsetup suspend --noflush --nolockfs lost
 		DM_DISABLE_UDEV=1 dmsetup resume lost
+		[ -z "${3:-}" ] || fails dd if=/dev/zero of="$dev" bs=4k seek=64 count=1 oflag=direct,"$3" status=none
 		fails sync "$dev"
 	done
 	ubd del "$id"

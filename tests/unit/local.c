@@ -187,6 +187,9 @@ static void loop_with(const char *direct, unsigned rounds)
 		tap_skip("%s has no direct I/O", image);
 	} else {
 		CHECK(ret == 0, "%s", ubd_device_error(dev));
+		/* A failed write through the page cache would hide what others lost. */
+		CHECK(ubd_device_limits(dev)->volatile_cache, "it keeps no cache?");
+		CHECK(ubd_device_limits(dev)->fua == !strcmp(direct, "on"), "FUA");
 		/* Whole pages: a file system may need them for direct I/O. */
 		use(dev, 4096, true, rounds);
 		ubd_device_stop(dev);
