@@ -26,7 +26,8 @@ static int mem_open(struct ubd_device *dev, void *self)
 		m->map = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 			      m->fd, 0);
 	if (m->map == MAP_FAILED) {
-		close(m->fd); /* keeps errno: only a bad fd would change it */
+		if (m->fd >= 0) /* closing keeps errno */
+			close(m->fd);
 		return ubd_device_fail(dev, -errno, "cannot make %llu bytes of shared memory: %m",
 				       (unsigned long long)m->size);
 	}

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <tap.h>
@@ -155,6 +156,20 @@ static void test_mem(void)
 		try(&cases[i]);
 }
 
+/* No file can be opened: that is what it says. */
+static void test_mem_files(void)
+{
+	static const struct bad none = {"mem", {"size=1M"}, -EMFILE, "Too many open files", {0}};
+	struct rlimit before, now;
+
+	REQUIRE(!getrlimit(RLIMIT_NOFILE, &before), "getrlimit");
+	now = before;
+	now.rlim_cur = 0;
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &now), "setrlimit");
+	try(&none);
+	REQUIRE(!setrlimit(RLIMIT_NOFILE, &before), "setrlimit");
+}
+
 static void test_no_driver(void)
 {
 	const char *why;
@@ -202,6 +217,7 @@ static const struct tap_case cases[] = {
 	{"loop refuses a file that another program has locked", test_locked},
 	{"loop says what permission is missing", test_permission},
 	{"mem and null refuse impossible sizes", test_mem},
+	{"mem without a file to be had", test_mem_files},
 	{"a kernel without ublk is named as the cause", test_no_driver},
 	{"(nothing left in the directory)", test_cleanup},
 };
