@@ -170,7 +170,8 @@ struct ubd_queue {
 
 	pthread_t thread;
 	bool has_thread;
-	bool open; /* set up and not yet torn down */
+	bool open; /* being set up, or not yet torn down */
+	bool up;   /* has been set up */
 	bool has_ring;
 };
 

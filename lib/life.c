@@ -459,7 +459,7 @@ static void wait_embedded(struct ubd_device *dev)
 	for (unsigned i = 0; i < dev->nr_queues; i++) {
 		struct ubd_queue *q = &dev->queues[i];
 
-		while (q->open && !q->ended) {
+		while (q->open && q->up && !q->ended) {
 			struct pollfd p = {.fd = ubd_queue_fd(q), .events = POLLIN};
 
 			poll(&p, 1, -1);
@@ -508,12 +508,17 @@ static void end_queues(struct ubd_device *dev)
 	/* Set-up failed somewhere: nobody else will tell them. */
 	for (unsigned i = 0; i < dev->nr_queues; i++)
 		queue_stop(&dev->queues[i]);
+	if (dev->cfg.embedded)
+		wait_embedded(dev);
 	for (unsigned i = 0; i < dev->nr_queues; i++) {
 		if (dev->queues[i].has_thread)
 			pthread_join(dev->queues[i].thread, NULL);
 		else
 			queue_close(&dev->queues[i]);
 	}
+	/* Its threads wake the queues. */
+	offload_free(dev->offload);
+	dev->offload = NULL;
 	for (unsigned i = 0; i < dev->nr_queues; i++)
 		queue_destroy(&dev->queues[i]);
 	free(dev->queues);
@@ -521,8 +526,6 @@ static void end_queues(struct ubd_device *dev)
 	dev->nr_queues = 0;
 	free(dev->pollfds);
 	dev->pollfds = NULL;
-	offload_free(dev->offload);
-	dev->offload = NULL;
 }
 
 /* Not the waiting form: a probe may still hold the disk. */

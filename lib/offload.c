@@ -117,7 +117,8 @@ int ubd_offload(struct ubd_queue *q, int (*fn)(void *arg), void *arg)
 	struct job j = {.fn = fn, .arg = arg, .waiter = {.q = q, .co = queue_current(q)}};
 
 	pthread_mutex_lock(&o->lock);
-	if (!o->idle)
+	/* One that is on its way to another call is none for this. */
+	if (!o->idle || o->waking)
 		add_thread(o);
 	if (!o->threads) {
 		pthread_mutex_unlock(&o->lock);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -215,7 +216,8 @@ static int make_ring(struct ubd_queue *q)
 	unsigned entries = MAX(64u, 2 * q->depth);
 	int ret = -EINVAL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(flags) && ret == -EINVAL; i++) {
+	/* What is deferred wakes nobody who polls the ring, as an embedder does. */
+	for (size_t i = q->dev->cfg.embedded; i < ARRAY_SIZE(flags) && ret == -EINVAL; i++) {
 		struct io_uring_params p = {
 			.flags = flags[i] | IORING_SETUP_CQSIZE,
 			.cq_entries = 4 * entries,
@@ -358,7 +360,9 @@ int queue_open(struct ubd_queue *q)
 	if (ret)
 		return device_fail(q->dev, ret, "queue %u: target %s: %s", q->index,
 				   q->target->name, strerror(-ret));
-	return q->dev->local ? 0 : request_fetch_all(q);
+	ret = q->dev->local ? 0 : request_fetch_all(q);
+	q->up = !ret;
+	return ret;
 }
 
 void queue_close(struct ubd_queue *q)
@@ -522,8 +526,15 @@ void *queue_thread(void *arg)
 {
 	struct ubd_queue *q = arg;
 	struct ubd_device *dev = q->dev;
-	int ret = queue_open(q);
+	sigset_t blocked;
+	int ret;
 
+	/* Writes to a socket that is gone are errors; those of registered pages cannot ask for
+	 * that. */
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	ret = queue_open(q);
 	if (ret)
 		queue_break(q, ret);
 	pthread_mutex_lock(&dev->lock);

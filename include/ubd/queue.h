@@ -4,7 +4,9 @@
  *
  * With config.embedded the library makes no thread. After ubd_device_start(), which serves the
  * queues itself while it waits, poll ubd_queue_fd() for POLLIN and call ubd_queue_process() when it
- * is readable. All calls on one queue come from the thread that called ubd_device_start().
+ * is readable. All calls on one queue come from the thread that called ubd_device_start(). A target
+ * that writes to sockets may get it SIGPIPE, which the library's own queue threads block: do so as
+ * well.
  */
 #ifndef UBD_QUEUE_H
 #define UBD_QUEUE_H

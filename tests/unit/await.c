@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -149,6 +150,8 @@ static int try_broken(struct ubd_io *io, void *arg)
 	for (int i = 0; i < 100 && ret >= 0; i++)
 		ret = ubd_send(io->queue, *(int *)arg, buf, sizeof(buf), 0);
 	CHECK(ret == -EPIPE, "%zd", ret);
+	/* Nor from what cannot ask for none, as writes of registered pages. */
+	CHECK(write(*(int *)arg, buf, 1) < 0 && errno == EPIPE, "write: %s", strerror(errno));
 	return 0;
 }
 
@@ -158,6 +161,7 @@ static void test_broken(void)
 
 	REQUIRE(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
 	close(pair[1]);
+	signal(SIGPIPE, SIG_DFL); /* whatever the caller's is */
 	on_queue(try_broken, &pair[0]);
 	close(pair[0]);
 }
@@ -392,6 +396,61 @@ static void test_offload_meeting(void)
 	probe_end(dev);
 }
 
+struct rendezvous {
+	sem_t second_began;
+	bool first_ended;
+};
+
+static int await_second(void *arg)
+{
+	struct rendezvous *r = arg;
+	struct timespec end;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += 5;
+	return sem_timedwait(&r->second_began, &end) ? -errno : 0;
+}
+
+static int begin_second(void *arg)
+{
+	struct rendezvous *r = arg;
+
+	return sem_post(&r->second_began);
+}
+
+static void offload_first(struct ubd_queue *q, void *arg)
+{
+	struct rendezvous *r = arg;
+
+	CHECK(ubd_offload(q, await_second, r) == 0, "the second call waited for the first");
+	r->first_ended = true;
+}
+
+static int try_one_idle(struct ubd_io *io, void *arg)
+{
+	struct rendezvous r = {0};
+	int seven = 7;
+
+	(void)arg;
+	sem_init(&r.second_began, 0, 0);
+	/* One helper, and time for it to fall asleep. */
+	ubd_offload(io->queue, quick, &seven);
+	ubd_sleep(io->queue, 20000000);
+	CHECK(ubd_spawn(io->queue, offload_first, &r) == 0, "spawn");
+	ubd_yield(io->queue);
+	/* The first call has woken it. */
+	CHECK(ubd_offload(io->queue, begin_second, &r) == 0, "post");
+	while (!r.first_ended)
+		ubd_sleep(io->queue, 1000000);
+	return 0;
+}
+
+static void test_one_idle(void)
+{
+	for (int i = 0; i < 5 && !tap_failed; i++)
+		on_queue(try_one_idle, NULL);
+}
+
 static int many_at_once(struct ubd_io *io, void *arg)
 {
 	unsigned char in[512], out[512];
@@ -458,6 +517,7 @@ static const struct tap_case cases[] = {
 	{"a blocking call does not stop the queue", test_offload},
 	{"blocking calls from many requests and queues", test_offload_many},
 	{"blocking calls that wait for one another have a thread each", test_offload_meeting},
+	{"two calls at once and one helper idle", test_one_idle},
 	{"64 requests at once", test_many},
 	{"more operations than the ring has entries", test_flood},
 };
