@@ -85,7 +85,7 @@ static bool at_eof(const struct ublk_member *m)
 	return m->pos + m->done >= i_size_read(m->file->f_mapping->host);
 }
 
-/* The result of one go; the rest of the member takes another one, which may sleep. */
+/* The result of one go of a READ or WRITE; its rest takes another one, which may sleep. */
 static void gone(struct ublk_member *m, ssize_t ret)
 {
 	bool read = m->op == UBD_MEMBER_READ;
@@ -173,7 +173,10 @@ static void blocking_work(struct work_struct *work)
 		ret = go(m, false);
 	revert_creds(old);
 	put_cred(cred);
-	if (ret != -EIOCBQUEUED)
+	/* It has no bytes that could be done in spite of an error. */
+	if (m->op == UBD_MEMBER_FSYNC)
+		ublk_member_end(m, ret);
+	else if (ret != -EIOCBQUEUED)
 		gone(m, ret);
 	ublk_group_put(g, 0);
 	current_restore_flags(flags, PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE);

@@ -71,6 +71,7 @@ int ublk_member_prepare(struct ublk_member *m, const struct ubd_member *um,
 	m->len = um->len;
 	m->pos = um->pos;
 	m->done = 0;
+	m->nowait = false;
 	m->bvecs = NULL;
 	m->file = NULL;
 	ret = check_shape(m, um, rq);

@@ -111,6 +111,46 @@ CASE(disk_write_fails)
 	hand_down(&h);
 }
 
+/* Leaves something in the page cache that its disk refuses. */
+static void dirty_bad_block(int fd)
+{
+	static uint8_t block[4096];
+
+	REQUIRE(pwrite(fd, block, sizeof(block), 32768) == (ssize_t)sizeof(block),
+		"cannot write to the page cache: %s", strerror(errno));
+}
+
+/* What the sync says is what the client's flush says. */
+CASE(disk_sync_fails)
+{
+	int bad = open("/run/zc/bad", O_RDWR | O_CLOEXEC);
+	struct ubd_member m = {.op = UBD_MEMBER_FSYNC, .fd = bad};
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+
+	if (bad < 0)
+		conform_skip("there is no disk with a bad block: %s", strerror(errno));
+	zc_up(&h, UBD_F_MEMBERS | UBD_F_FUSED, 2);
+	io = io_begin(h.dev, IO_FLUSH, 0, 0);
+	tag = ioq_next(&h.q, NULL);
+	dirty_bad_block(bad);
+	RESULT("a sync that fails", zc_members(&h.q, tag, &m, 1), -EIO);
+	RESULT("the next, with nothing to do", zc_members(&h.q, tag, &m, 1), 0);
+	dirty_bad_block(bad);
+	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
+	RESULT("a fused sync that fails", zc_result(&h.q, UBD_U_IO_FUSED, tag), -EIO);
+	CHECK(!job_ended(io), "the flush has ended though its sync failed");
+	ioq_commit(&h.q, tag, -EIO);
+	CHECK(io_end(io) == -EIO, "the flush does not fail with EIO");
+	/* And without an error it succeeds. */
+	io = io_begin(h.dev, IO_FLUSH, 0, 0);
+	tag = ioq_next(&h.q, NULL);
+	zc_submit(&h.q, UBD_U_IO_FUSED, tag, &m, 1);
+	CHECK(io_end(io) == 0, "the flush fails");
+	hand_down(&h);
+}
+
 /* A frozen file system keeps the member waiting, and nobody else. */
 CASE(disk_frozen)
 {
