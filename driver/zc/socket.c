@@ -88,7 +88,8 @@ static const struct ubuf_info_ops ubuf_ops = { .complete = skb_done };
 static void ubuf_init(struct ubuf_info *ubuf)
 {
 	refcount_set(&ubuf->refcnt, 1);
-	ubuf->flags = SKBFL_ZEROCOPY_FRAG;
+	/* Without the second TCP copies the pages as it first sends them, and counts them wrongly. */
+	ubuf->flags = SKBFL_ZEROCOPY_FRAG | SKBFL_DONT_ORPHAN;
 #ifdef UBLK_HAVE_UBUF_OPS
 	ubuf->ops = &ubuf_ops;
 #else
