@@ -46,8 +46,7 @@ struct ublk_device;
  * enum ublk_slot_state - who holds a tag's command and request
  * @UBLK_SLOT_EMPTY: no command: before the fetch, or after an abort
  * @UBLK_SLOT_ARMED: the driver holds a command; it may be cancelled
- * @UBLK_SLOT_CLAIMED: a request claimed the command; its task work is on the way and is the
- *	only one to touch the slot
+ * @UBLK_SLOT_CLAIMED: a request claimed the command; its task work, on the way, owns the slot
  * @UBLK_SLOT_SERVED: the server holds the request; the server's task is the only one to touch
  *	the slot, and after that task's end the release
  * @UBLK_SLOT_NEED_DATA: as SERVED, for a write that was announced without its data
@@ -121,7 +120,7 @@ enum ublk_gate {
  * @q_id: the queue's number
  * @depth: number of tags
  * @gate: enum ublk_gate, written under gate_mutex
- * @closing: the server goes away: commits arm no further command; under gate_mutex
+ * @closing: the server goes away or is sent away: commits arm no command; under gate_mutex
  * @nr_ready: slots that have fetched; under gate_mutex
  * @idle: the same commands waited at the watch's last two looks
  * @sum_before: what waited at its last look
@@ -175,6 +174,8 @@ enum {
 	UBLK_DEV_REFUSE_OPENS, /* TRY_STOP_DEV found the disk unused */
 	UBLK_DEV_CHARGED,      /* counts as an unprivileged device */
 	UBLK_DEV_TAG_SET,      /* tag_set is to be freed */
+	UBLK_DEV_SENT_AWAY,    /* the server has been told to go, until it has */
+	UBLK_DEV_DYING,	       /* it goes by itself, nothing waits for it; under gate_mutex */
 };
 
 /**
@@ -199,7 +200,7 @@ enum {
  * @mm: address space that mapped the descriptors, to compare only
  * @wait: for readiness, for the end of the release
  * @release_work: the server has gone (recovery.c)
- * @close_work: cancels what a dying server's other tasks and rings hold
+ * @close_work: ends what a server holds that is sent away, or is dying by one of its tasks
  * @scan_work: partition scan after START_DEV
  * @end_work: what STOP_DEV, TRY_STOP_DEV and DEL_DEV wait for
  * @ends_begun: times that it has begun

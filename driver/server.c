@@ -180,27 +180,46 @@ int ublk_slot_fetch(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cmd
 
 /* ---- cancelling -------------------------------------------------------------------------- */
 
-/**
- * ublk_close() - the server goes away, or is sent away: nothing new for it
- * @ub: the device
- *
- * On return no armed command can be claimed and no command can be armed until the char device
- * has been released.
+/*
+ * Nothing new for the server: on return no armed command can be claimed and no command can be
+ * armed until the char device has been released.
  */
-void ublk_close(struct ublk_device *ub)
+static void close_locked(struct ublk_device *ub)
 {
 	u16 i;
 
+	lockdep_assert_held(&ub->gate_mutex);
+	if (ub->closing)
+		return;
+	WRITE_ONCE(ub->closing, true);
+	for (i = 0; i < ub->info.nr_hw_queues; i++)
+		WRITE_ONCE(ub->queues[i]->closing, true);
+	if (ub->gate == UBLK_GATE_PASS)
+		ublk_gate_set(ub, ublk_gate_closed(ub));
+	synchronize_rcu();
+}
+
+/* As ublk_close(), for a server that lives and does what it has begun. */
+static void close_to_new(struct ublk_device *ub)
+{
 	mutex_lock(&ub->gate_mutex);
-	if (!ub->closing) {
-		WRITE_ONCE(ub->closing, true);
-		for (i = 0; i < ub->info.nr_hw_queues; i++)
-			WRITE_ONCE(ub->queues[i]->closing, true);
-		if (ub->gate == UBLK_GATE_PASS)
-			ublk_gate_set(ub, ublk_gate_closed(ub));
-		synchronize_rcu();
+	close_locked(ub);
+	mutex_unlock(&ub->gate_mutex);
+}
+
+/**
+ * ublk_close() - the server goes away: nothing new for it, and nothing waits for it
+ * @ub: the device
+ *
+ * Also after it was sent away.
+ */
+void ublk_close(struct ublk_device *ub)
+{
+	mutex_lock(&ub->gate_mutex);
+	close_locked(ub);
+	/* Who is not on its lists yet looks at the flag after joining them. */
+	if (!test_and_set_bit(UBLK_DEV_DYING, &ub->flags))
 		ublk_zc_kick(ub);
-	}
 	mutex_unlock(&ub->gate_mutex);
 }
 
@@ -243,8 +262,41 @@ static void cancel_all(struct ublk_device *ub)
 	}
 }
 
+static bool is_leaving(const struct task_struct *task)
+{
+#ifndef UBLK_HAVE_CMD_CANCEL
+	/* An exec waits for the commands. */
+	if (task->in_execve)
+		return true;
+#endif
+	return ublk_task_is_leaving(task);
+}
+
+/*
+ * A server that was sent away may end its tasks one after the other, as they have done what they
+ * had. Who leaves with a request in its hands takes all along, as ever.
+ */
+static bool a_holder_is_leaving(const struct ublk_device *ub)
+{
+	u16 i, tag;
+
+	for (i = 0; i < ub->info.nr_hw_queues; i++) {
+		for (tag = 0; tag < ub->info.queue_depth; tag++) {
+			const struct ublk_slot *slot = &ub->queues[i]->slots[tag];
+			const struct task_struct *task = READ_ONCE(slot->task);
+
+			/* Committed already, it may still be held by members. */
+			if (READ_ONCE(slot->state) == UBLK_SLOT_EMPTY && !refcount_read(&slot->ref))
+				continue;
+			if (task && is_leaving(task))
+				return true;
+		}
+	}
+	return false;
+}
+
 /**
- * ublk_close_work() - one of the server's tasks is dying: send the others away as well
+ * ublk_close_work() - the server is sent away, or one of its tasks is dying: and so are the others
  * @work: ublk_device.close_work
  *
  * Comes again until the dying are dead and their requests let go.
@@ -253,7 +305,10 @@ void ublk_close_work(struct work_struct *work)
 {
 	struct ublk_device *ub = container_of(work, struct ublk_device, close_work.work);
 
-	ublk_close(ub);
+	if (test_bit(UBLK_DEV_SENT_AWAY, &ub->flags) && !a_holder_is_leaving(ub))
+		close_to_new(ub);
+	else
+		ublk_close(ub);
 	cancel_all(ub);
 	wake_up_all(&ub->wait);
 	if (ublk_abandon_dead(ub) &&
@@ -277,6 +332,8 @@ void ublk_close_later(struct ublk_device *ub)
  * ublk_send_away() - tell the server, if there is one, to go
  * @ub: the device, its mutex held: the release, which makes room for the next server, waits
  *
+ * It goes on with what it has: members that wait for a peer are not cancelled, leases stay open.
+ *
  * A command's end may drop the last reference to the char device's file. In the caller's task
  * its release would then wait for the caller to return, and DEL_DEV waits for the release: so
  * it is done in a worker, whose files are released elsewhere.
@@ -286,6 +343,7 @@ void ublk_send_away(struct ublk_device *ub)
 	lockdep_assert_held(&ub->mutex);
 	if (!test_bit(UBLK_DEV_OPEN, &ub->flags))
 		return;
+	set_bit(UBLK_DEV_SENT_AWAY, &ub->flags);
 	ublk_close_later(ub);
 	flush_delayed_work(&ub->close_work);
 }
@@ -317,6 +375,8 @@ void ublk_server_reset(struct ublk_device *ub)
 	WRITE_ONCE(ub->nr_ready, 0);
 	WRITE_ONCE(ub->closing, false);
 	WRITE_ONCE(ub->closes, ub->closes + 1);
+	clear_bit(UBLK_DEV_SENT_AWAY, &ub->flags);
+	clear_bit(UBLK_DEV_DYING, &ub->flags);
 	clear_bit(UBLK_DEV_UNTRUSTED, &ub->flags);
 	mutex_unlock(&ub->gate_mutex);
 	ublk_server_set(ub, NULL);

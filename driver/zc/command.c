@@ -95,8 +95,21 @@ void ublk_zc_exit(struct ublk_device *ub)
 }
 
 /**
+ * ublk_zc_is_dying() - is there nothing to wait for, neither of the server nor of a peer?
+ * @q: the queue
+ *
+ * To be asked by whoever has just joined what ublk_zc_kick() goes through, too.
+ *
+ * Return: true when so.
+ */
+bool ublk_zc_is_dying(const struct ublk_queue *q)
+{
+	return test_bit(UBLK_DEV_DYING, &q->ub->flags);
+}
+
+/**
  * ublk_zc_kick() - let nothing wait that only the server or a peer could end
- * @ub: the device, closing
+ * @ub: the device, its server dying
  */
 void ublk_zc_kick(struct ublk_device *ub)
 {

@@ -110,7 +110,7 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	if (!bio_has_data(slot->req->bio))
 		return -EINVAL;
 	/* The last one's buffer may still be there. */
-	if (READ_ONCE(q->closing))
+	if (ublk_zc_is_dying(q))
 		return UBLK_IO_RES_ABORT;
 	/* The ring's lock is held: nobody takes it out again before this is over. */
 	if (want.flags & UBD_LEASE_INDEX) {
@@ -133,8 +133,8 @@ int ublk_lease_begin(struct ublk_queue *q, u16 tag, u64 addr, struct io_uring_cm
 	lease->users = want.nr_members + lease->open + lease->buffer;
 	lease->cmd = cmd;
 	spin_unlock_irq(&q->zc->lock);
-	/* Who was sent away meanwhile brings no members. */
-	if (READ_ONCE(q->closing))
+	/* Who has begun to go away meanwhile brings no members. */
+	if (ublk_zc_is_dying(q))
 		ublk_lease_kick(q);
 	return 0;
 }
@@ -208,7 +208,7 @@ void ublk_lease_leave(struct ublk_queue *q, u16 tag)
 
 /**
  * ublk_lease_kick() - end the leases of a server that brings nothing any more
- * @q: the queue, closing
+ * @q: the queue, its server dying
  *
  * Groups under way still end them. A buffer in a ring's table goes with the ring.
  */

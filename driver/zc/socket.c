@@ -88,7 +88,7 @@ static const struct ubuf_info_ops ubuf_ops = { .complete = skb_done };
 static void ubuf_init(struct ubuf_info *ubuf)
 {
 	refcount_set(&ubuf->refcnt, 1);
-	/* Without the second TCP copies the pages as it first sends them, and counts them wrongly. */
+	/* Without the second TCP copies the pages as it sends them, and miscounts its memory. */
 	ubuf->flags = SKBFL_ZEROCOPY_FRAG | SKBFL_DONT_ORPHAN;
 #ifdef UBLK_HAVE_UBUF_OPS
 	ubuf->ops = &ubuf_ops;
@@ -103,8 +103,8 @@ static void finish(struct ublk_member *m, int err)
 	m->sk.err = err;
 	if (refcount_read(&m->sk.ubuf.refcnt) > 1)
 		list_join(m, SENT);
-	/* The server may have been sent away before we could be seen. */
-	if (!list_empty(&m->sk.waiting) && READ_ONCE(m->group->q->closing))
+	/* The server may have gone before we could be seen. */
+	if (!list_empty(&m->sk.waiting) && ublk_zc_is_dying(m->group->q))
 		ublk_socket_kick(m->group->q);
 	pages_put(m);
 }
@@ -158,7 +158,7 @@ static bool go(struct ublk_member *m)
 	int ret;
 
 	while (m->done < m->len) {
-		if (READ_ONCE(m->group->q->closing)) {
+		if (ublk_zc_is_dying(m->group->q)) {
 			finish(m, -ECANCELED);
 			return true;
 		}
@@ -247,7 +247,7 @@ static bool wait_for_socket(struct ublk_member *m)
 	list_join(m, WAITING);
 	/* What came before nobody has told us of. */
 	smp_mb();
-	if (!(vfs_poll(m->file, NULL) & events_of(m)) && !READ_ONCE(q->closing))
+	if (!(vfs_poll(m->file, NULL) & events_of(m)) && !ublk_zc_is_dying(q))
 		return true;
 	return atomic_cmpxchg(&m->sk.state, WAITING, RUNNING) != WAITING;
 }
@@ -299,7 +299,7 @@ static void abort_work(struct work_struct *work)
 
 /**
  * ublk_socket_kick() - let no member of a queue wait for a peer
- * @q: the queue, closing
+ * @q: the queue, its server dying
  */
 void ublk_socket_kick(struct ublk_queue *q)
 {

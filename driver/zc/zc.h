@@ -206,6 +206,7 @@ ssize_t ublk_ch_splice_read(struct file *in, loff_t *ppos, struct pipe_inode_inf
 /* command.c */
 void ublk_group_put(struct ublk_group *g, int err);
 void ublk_zc_command_end(struct io_uring_cmd *cmd, int res);
+bool ublk_zc_is_dying(const struct ublk_queue *q);
 
 /* member.c */
 int ublk_member_prepare(struct ublk_member *m, const struct ubd_member *um,

@@ -260,9 +260,10 @@ static long doomed(struct server *s, int fd)
  * Killed with that in flight, the process goes at once, requests end, and the device is as good
  * as new for the next server.
  */
-static void killed(enum kind kind, uint64_t recovery, bool writes)
+static void killed_when(enum kind kind, uint64_t recovery, bool writes, bool quiesced)
 {
-	struct dev *dev = dev_new(UBD_F_ALL | UBLK_F_USER_COPY | recovery, 1, 4);
+	/* All tags are in use when it is sent away: nothing tells it. */
+	struct dev *dev = dev_new(UBD_F_ALL | UBLK_F_USER_COPY | recovery, 1, quiesced ? 2 : 4);
 	struct server *s;
 	struct job *io[2];
 	uint64_t begun;
@@ -281,6 +282,8 @@ static void killed(enum kind kind, uint64_t recovery, bool writes)
 		sleep_ms(10);
 	REQUIRE(atomic_load(&s->custom[READY]) >= 2, "the server has got no requests");
 	sleep_ms(100);
+	if (quiesced)
+		RESULT_REQUIRED("quiesce", dev_cmd(dev, UBLK_U_CMD_QUIESCE_DEV, 5000, NULL, 0), 0);
 	begun = now_ms();
 	server_kill(s);
 	CHECK(now_ms() - begun < 8000, "the killed server takes %llu ms to go",
@@ -304,6 +307,11 @@ static void killed(enum kind kind, uint64_t recovery, bool writes)
 	for (unsigned i = 0; i < 2; i++)
 		io_end(io[i]);
 	dev_del(dev);
+}
+
+static void killed(enum kind kind, uint64_t recovery, bool writes)
+{
+	killed_when(kind, recovery, writes, false);
 }
 
 #define RECOVER (UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE)
@@ -359,6 +367,33 @@ CASE(killed_leased_in_table_reissued)
 CASE(killed_spliced)
 {
 	killed(SPLICED, 0, true);
+}
+
+/* Sent away before, and it did not go by itself. */
+static void killed_quiesced(enum kind kind, bool writes)
+{
+	conform_need_features(UBLK_F_QUIESCE);
+	killed_when(kind, RECOVER | UBLK_F_QUIESCE, writes, true);
+}
+
+CASE(killed_quiesced_receiving)
+{
+	killed_quiesced(RECEIVING, false);
+}
+
+CASE(killed_quiesced_fused_receiving)
+{
+	killed_quiesced(FUSED_RECEIVING, false);
+}
+
+CASE(killed_quiesced_sending)
+{
+	killed_quiesced(SENDING, true);
+}
+
+CASE(killed_quiesced_leased)
+{
+	killed_quiesced(LEASED, false);
 }
 
 /* Many times in the middle of quick work, with members on a disk that the worker does. */
