@@ -130,6 +130,8 @@ void ublk_complete(struct ublk_queue *q, struct ublk_slot *slot, struct request 
 {
 	s32 res = slot->res;
 
+	if (unlikely(slot->shmem_held))
+		ublk_shmem_put(q, rq);
 	trace_ublk_commit(q->ub->info.dev_id, q->q_id, rq->tag, res);
 	if (unlikely(res < 0)) {
 		if (res == UBLK_RES_REISSUE)

@@ -25,6 +25,8 @@ void ublk_reject(struct ublk_queue *q, struct request *rq)
 {
 	enum ublk_gate gate;
 
+	if (unlikely(q->slots[rq->tag].shmem_held))
+		ublk_shmem_put(q, rq);
 	/* Whoever opens or shuts the gate waits for this section, then kicks the requeue list. */
 	rcu_read_lock();
 	gate = READ_ONCE(q->gate);

@@ -78,6 +78,7 @@ enum ublk_slot_state {
  * @filled: bytes at the request's start that hold what the server wrote, or zeroes
  * @state: enum ublk_slot_state
  * @shmem: the request's pages are the server's as well, nothing is copied
+ * @shmem_held: and their buffer counts the request
  * @generation: of the request, with any of UBD_F_ALL
  *
  * One cache line each: neighbours are served by different CPUs.
@@ -96,6 +97,7 @@ struct ublk_slot {
 	u32 filled;
 	u8 state;
 	bool shmem;
+	bool shmem_held;
 	u32 generation;
 } ____cacheline_aligned_in_smp;
 
@@ -510,6 +512,7 @@ void ublk_shmem_exit(struct ublk_device *ub);
 int ublk_shmem_register(struct ublk_device *ub, const struct ublksrv_ctrl_cmd *h);
 int ublk_shmem_unregister(struct ublk_device *ub, u64 index);
 bool ublk_shmem_find(struct ublk_device *ub, struct request *rq, u64 *addr);
+void ublk_shmem_put(struct ublk_queue *q, struct request *rq);
 
 /* integrity.c */
 #ifdef UBLK_HAVE_INTEGRITY

@@ -170,6 +170,99 @@ CASE(shmem_read_only_buffer)
 	server_down(s);
 }
 
+/* ---- a buffer that goes while a request lies in it --------------------------------------- */
+
+enum { HOLDING, GO_ON };
+
+/* As a server that knows its buffers by their index. */
+static enum server_answer by_index(struct server *s, struct server_io *io)
+{
+	uint8_t **buffers = s->priv;
+	uint64_t at = io->iod->addr;
+
+	if (!(io->iod->op_flags & UBLK_IO_F_SHMEM_ZC))
+		return ANSWER_STORE;
+	atomic_store(&s->custom[HOLDING], 1);
+	while (!atomic_load(&s->custom[GO_ON]))
+		sleep_ms(5);
+	io->res = (int)(io->iod->nr_sectors * SECTOR);
+	pattern_fill(buffers[ublk_shmem_zc_index(at)] + ublk_shmem_zc_offset(at),
+		     io->iod->start_sector * SECTOR, (uint64_t)io->res, 6);
+	return ANSWER_RESULT;
+}
+
+/* Its index names other memory only when nobody carries it any more. */
+CASE(shmem_unregister_in_flight)
+{
+	struct dev *dev = dev_new(UBLK_F_SHMEM_ZC, 1, 8);
+	uint8_t **buffers, *other;
+	long index, res = 0;
+	struct job *io, *unreg;
+	struct server *s;
+	bool at_once;
+
+	conform_need_features(UBLK_F_SHMEM_ZC);
+	s = server_up(dev);
+	buffers = shared_alloc(2 * sizeof(*buffers));
+	other = shared_alloc(1 << 20);
+	buffers[0] = client_memory();
+	s->priv = buffers;
+	s->hook = by_index;
+	RESULT_REQUIRED("reg-buf", reg_buf(dev, buffers[0], 1 << 20, 0, 0), 0);
+	io = io_begin(dev, IO_READ, AT, 65536);
+	while (!atomic_load(&s->custom[HOLDING]))
+		sleep_ms(5);
+	unreg = ctrl_async(UBLK_U_CMD_UNREG_BUF, dev->id, .data = 0);
+	at_once = job_wait(unreg, 2000, &res) != JOB_RUNNING;
+	if (at_once) {
+		RESULT("unreg-buf-in-flight", res, 0);
+		RESULT("unreg-buf-in-flight-twice", unreg_buf(dev, 0), -ENOENT);
+		index = reg_buf(dev, other, 1 << 20, 0, 0);
+		RESULT_REQUIRED("reg-buf-while-the-index-is-in-use", index, 1);
+		buffers[index] = other;
+	} else {
+		conform_note("UNREG_BUF waits for the request");
+	}
+	atomic_store(&s->custom[GO_ON], 1);
+	REQUIRE(job_wait(io, 10000, &res) == 0 && res == 65536, "the read: %s",
+		conform_errname(res));
+	CHECK(pattern_check(io->data, AT, 65536, 6) < 0, "the data went elsewhere");
+	job_put(io);
+	if (!at_once)
+		CHECK(job_wait(unreg, 10000, &res) == 0 && res == 0, "UNREG_BUF: %s",
+		      conform_errname(res));
+	job_put(unreg);
+	/* With the request's end the index is free, or a moment later. */
+	sleep_ms(300);
+	RESULT("reg-buf-after-the-request", reg_buf(dev, shared_alloc(4096), 4096, 0, 0), 0);
+	server_down(s);
+}
+
+/* What is refused half-way leaves nothing behind; I/O goes on meanwhile. */
+CASE(shmem_refused_half_way)
+{
+	struct dev *dev = dev_new(UBLK_F_SHMEM_ZC, 1, 8);
+	struct server *s;
+	struct job *io;
+	uint8_t *mem;
+
+	conform_need_features(UBLK_F_SHMEM_ZC);
+	s = server_up(dev);
+	mem = client_memory();
+	s->priv = mem;
+	s->hook = shared_memory;
+	/* The last page of what the rest comes before. */
+	RESULT_REQUIRED("reg-buf", reg_buf(dev, mem + (1 << 20) - 4096, 4096, 0, 0), 0);
+	for (unsigned i = 0; i < 50; i++) {
+		io = io_begin(dev, IO_READ, AT, 1 << 19);
+		RESULT("reg-buf-overlapping", reg_buf(dev, mem, 1 << 20, 0, 0), -EEXIST);
+		CHECK(io_end(io) == 1 << 19, "a read fails beside it");
+	}
+	CHECK(atomic_load(&s->custom[0]) == 0, "a request lay in a buffer that was refused");
+	RESULT("reg-buf-next-index", reg_buf(dev, mem, 4096, 0, 0), 1);
+	server_down(s);
+}
+
 CASE(shmem_server_dies)
 {
 	struct server *s;
