@@ -156,7 +156,7 @@ static ssize_t go(struct ublk_member *m, bool nowait)
 
 static void blocking_work(struct work_struct *work)
 {
-	struct ublk_member *m = container_of(work, struct ublk_member, work);
+	struct ublk_member *m = container_of(work, struct ublk_member, work.work);
 	/* Who opened the file may do this to it, whoever the worker is. */
 	const struct cred *cred = get_cred(m->file->f_cred), *old;
 	unsigned int flags = current->flags;
@@ -184,8 +184,8 @@ static void blocking_work(struct work_struct *work)
 
 static void punt(struct ublk_member *m)
 {
-	INIT_WORK(&m->work, blocking_work);
-	queue_work(m->group->q->ub->zc_wq, &m->work);
+	INIT_WORK(&m->work.work, blocking_work);
+	queue_work(m->group->q->ub->zc_wq, &m->work.work);
 }
 
 /* Is it worth a try without sleeping? */

@@ -24,6 +24,9 @@
 #include <net/sock.h>
 #include "../driver.h"
 
+/* How often a socket is tried that says it is ready and is not. */
+#define VAIN_MS 5
+
 enum {
 	RUNNING,
 	WAITING,
@@ -191,7 +194,7 @@ static __poll_t events_of(const struct ublk_member *m)
 
 static void go_on_later(struct ublk_member *m)
 {
-	queue_work(m->group->q->ub->zc_wq, &m->work);
+	queue_work(m->group->q->ub->zc_wq, &m->work.work);
 }
 
 /* The socket's state has changed; its wait queue is locked. */
@@ -252,17 +255,37 @@ static bool wait_for_socket(struct ublk_member *m)
 	return atomic_cmpxchg(&m->sk.state, WAITING, RUNNING) != WAITING;
 }
 
+/*
+ * A socket whose queue of errors holds something that is not ours is always ready, and so may be
+ * one that gets no more memory. Twice in a row to no avail: the worker comes again later. Until
+ * then the member is RUNNING, and that the server goes away is seen at the next try.
+ */
+static void go_on(struct ublk_member *m)
+{
+	unsigned int vain = 0;
+	u32 before;
+
+	do {
+		if (vain == 2) {
+			queue_delayed_work(m->group->q->ub->zc_wq, &m->work,
+					   msecs_to_jiffies(VAIN_MS));
+			return;
+		}
+		wait_end(m);
+		before = m->done;
+		if (go(m))
+			return;
+		vain = m->done == before ? vain + 1 : 0;
+	} while (!wait_for_socket(m));
+}
+
 static void socket_work(struct work_struct *work)
 {
-	struct ublk_member *m = container_of(work, struct ublk_member, work);
+	struct ublk_member *m = container_of(work, struct ublk_member, work.work);
 	unsigned int flags = current->flags;
 
 	current->flags |= PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE;
-	do {
-		wait_end(m);
-		if (go(m))
-			break;
-	} while (!wait_for_socket(m));
+	go_on(m);
 	current_restore_flags(flags, PF_MEMALLOC_NOIO | PF_LOCAL_THROTTLE);
 }
 
@@ -274,7 +297,7 @@ void ublk_socket_start(struct ublk_member *m)
 {
 	unsigned int noio = memalloc_noio_save();
 
-	INIT_WORK(&m->work, socket_work);
+	INIT_DELAYED_WORK(&m->work, socket_work);
 	INIT_LIST_HEAD(&m->sk.waiting);
 	atomic_set(&m->sk.state, RUNNING);
 	m->sk.head = NULL;
@@ -289,7 +312,7 @@ void ublk_socket_start(struct ublk_member *m)
 /* Only the peer could make the socket let go of the pages, and it need not be there. */
 static void abort_work(struct work_struct *work)
 {
-	struct ublk_member *m = container_of(work, struct ublk_member, work);
+	struct ublk_member *m = container_of(work, struct ublk_member, work.work);
 	struct sock *sk = sock_from_file(m->file)->sk;
 
 	if (sk && sk->sk_prot->diag_destroy)
@@ -313,7 +336,7 @@ void ublk_socket_kick(struct ublk_queue *q)
 			go_on_later(m);
 		} else if (atomic_cmpxchg(&m->sk.state, SENT, RUNNING) == SENT &&
 			   refcount_inc_not_zero(&m->sk.ubuf.refcnt)) {
-			INIT_WORK(&m->work, abort_work);
+			INIT_WORK(&m->work.work, abort_work);
 			go_on_later(m);
 		}
 	}

@@ -61,7 +61,7 @@ struct ublk_socket_io {
  * @iocb: for files
  * @sk: for sockets
  * @iter: what is left of the range
- * @work: runs the part that may sleep, in the device's own queue
+ * @work: runs the part that may sleep, in the device's own queue; delayed for sockets only
  * @group: whose member it is
  * @file: referenced; NULL when none is needed
  * @bvecs: the range's own copy of the request's vectors, or NULL when it points into a bio
@@ -79,7 +79,7 @@ struct ublk_member {
 		struct ublk_socket_io sk;
 	};
 	struct iov_iter iter;
-	struct work_struct work;
+	struct delayed_work work;
 	struct ublk_group *group;
 	struct file *file;
 	struct bio_vec *bvecs;

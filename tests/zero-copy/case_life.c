@@ -184,6 +184,7 @@ CASE(delete_with_member_waiting)
 enum { READY, KIND };
 enum kind {
 	RECEIVING,
+	RECEIVING_IN_VAIN,
 	FUSED_RECEIVING,
 	SENDING,
 	LEASED,
@@ -202,7 +203,9 @@ static long doomed(struct server *s, int fd)
 	struct ioq q;
 
 	stream_pair(kind == SENDING, a);
-	stream_pair(false, b);
+	stream_pair(kind == RECEIVING_IN_VAIN, b);
+	if (kind == RECEIVING_IN_VAIN)
+		stream_leave_error(b);
 	if (pipe(pipes) || fcntl(pipes[1], F_SETPIPE_SZ, 1 << 20) < 0 ||
 	    ioq_open(&q, s->dev, fd, 0))
 		return -1;
@@ -217,6 +220,7 @@ static long doomed(struct server *s, int fd)
 
 		switch (kind) {
 		case RECEIVING:
+		case RECEIVING_IN_VAIN:
 			m = zc_recv(b[0], 0, bytes);
 			zc_submit(&q, UBD_U_IO_MEMBERS, tag, &m, 1);
 			break;
@@ -324,6 +328,11 @@ CASE(killed_receiving)
 CASE(killed_receiving_reissued)
 {
 	killed(RECEIVING, RECOVER, false);
+}
+
+CASE(killed_receiving_in_vain)
+{
+	killed(RECEIVING_IN_VAIN, RECOVER, false);
 }
 
 CASE(killed_fused_receiving)

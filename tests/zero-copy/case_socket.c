@@ -144,6 +144,49 @@ CASE(send_tcp_unacknowledged)
 	hand_down(&h);
 }
 
+/* What the processors have done since the start, in ticks of 10 ms. */
+static unsigned long long busy(void)
+{
+	unsigned long long t[8] = {0};
+	FILE *f = fopen("/proc/stat", "re");
+
+	REQUIRE(f && fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2],
+			    &t[3], &t[4], &t[5], &t[6], &t[7]) == 8,
+		"cannot read /proc/stat");
+	fclose(f);
+	return t[0] + t[1] + t[2] + t[5] + t[6];
+}
+
+/* Ready by poll and not so: waited for all the same, without a processor's whole time. */
+CASE(recv_with_an_error_queued)
+{
+	unsigned long long before;
+	struct ubd_member m;
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2];
+
+	stream_pair(true, fds);
+	stream_leave_error(fds);
+	zc_up(&h, UBD_F_MEMBERS, 1);
+	io = io_begin(h.dev, IO_READ, AT, LEN);
+	tag = ioq_next(&h.q, NULL);
+	m = zc_recv(fds[0], 0, LEN);
+	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, &m, 1);
+	before = busy();
+	CHECK(ioq_quiet(&h.q, 2000), "the member ends without data");
+	CHECK(busy() - before < 100, "%llu ms of work in 2 s of waiting", (busy() - before) * 10);
+	pattern_fill(buf, AT, LEN, 4);
+	REQUIRE(stream_put(fds[1], buf, LEN), "cannot send");
+	RESULT("the receive", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), LEN);
+	ioq_commit(&h.q, tag, LEN);
+	REQUIRE(job_wait(io, 10000, NULL) == 0, "the read does not end");
+	CHECK(zc_data_differs(io, AT, LEN, 4) < 0, "other data arrived");
+	job_put(io);
+	hand_down(&h);
+}
+
 /* As to mirrors: the same data to two peers at once, one of them slow. */
 static void both(bool tcp)
 {

@@ -217,6 +217,15 @@ bool stream_get(int fd, void *buf, size_t bytes)
 	return true;
 }
 
+void stream_leave_error(int fds[2])
+{
+	uint8_t byte = 0;
+
+	REQUIRE(setsockopt(fds[0], SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) == 0 &&
+			send(fds[0], &byte, 1, MSG_ZEROCOPY) == 1 && stream_get(fds[1], &byte, 1),
+		"cannot send with MSG_ZEROCOPY: %s", strerror(errno));
+}
+
 /* ---- what a client read ------------------------------------------------------------------ */
 
 int64_t zc_data_differs(const struct job *io, uint64_t offset, uint64_t bytes, uint32_t seed)

@@ -57,6 +57,8 @@ void stream_pair(bool tcp, int fds[2]);
 /* Send or receive all of it within the time a case may wait; false when the stream ended. */
 bool stream_put(int fd, const void *buf, size_t bytes);
 bool stream_get(int fd, void *buf, size_t bytes);
+/* Leaves a notice in the error queue of TCP's fds[0]: from now on poll calls it ready. */
+void stream_leave_error(int fds[2]);
 
 /* The device's data, as a client's read brought it: -1, or where it first differs. */
 int64_t zc_data_differs(const struct job *io, uint64_t offset, uint64_t bytes, uint32_t seed);
