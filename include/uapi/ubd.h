@@ -86,7 +86,9 @@ static inline __u32 ubd_generation_nr(__u32 generation, __u8 nr)
 /*
  * Run 1 … UBD_MAX_MEMBERS members at once. Completes when the last has ended, with the sum of
  * their bytes or the first error; the others still end. The request stays the server's. Several
- * such commands for one request may be under way. Members may overlap.
+ * such commands for one request may be under way. Members may overlap; but one that fails zeroes
+ * what it did not fill, whoever else has: commit after all that overlap have ended, and fill again
+ * what a failed one has zeroed.
  */
 #define UBD_U_IO_MEMBERS UBD_IO_RW(0x60)
 
@@ -157,9 +159,10 @@ enum ubd_member_op {
 
 /*
  * One member. All or nothing: short I/O is continued; the end of a file or stream within it is
- * -EIO; then, and after any error of a READ or RECV, what was not filled has been zeroed. fd is
- * looked up once, when the command is issued. Refused with -EINVAL: the char device, this device's
- * own disk and files on it, files that are opened for appending, pipes.
+ * -EIO; then, and after any error of a READ or RECV, what it did not fill has been zeroed, even
+ * where another member had filled it. fd is looked up once, when the command is issued. Refused
+ * with -EINVAL: the char device, this device's own disk and files on it, files that are opened for
+ * appending, pipes.
  */
 struct ubd_member {
 	__u8 op;    /* enum ubd_member_op */
