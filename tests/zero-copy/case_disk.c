@@ -247,7 +247,7 @@ static void killed_reading(bool fused, uint64_t recovery)
 		dev_del(dev);
 		return;
 	}
-	REQUIRE(dev_wait_released(dev, 10000), "the char device is not released");
+	REQUIRE(dev_wait_state(dev, UBLK_S_DEV_QUIESCED, 10000), "state %d", dev_state(dev));
 	s = server_new(dev);
 	REQUIRE(dev_cmd(dev, UBLK_U_CMD_START_USER_RECOVERY, 0, NULL, 0) == 0,
 		"START_USER_RECOVERY fails");

@@ -292,10 +292,11 @@ static void killed_when(enum kind kind, uint64_t recovery, bool writes, bool qui
 	server_kill(s);
 	CHECK(now_ms() - begun < 8000, "the killed server takes %llu ms to go",
 	      (unsigned long long)(now_ms() - begun));
-	REQUIRE(dev_wait_released(dev, 10000), "the char device is not released");
 	if (recovery) {
 		struct server *next = server_new(dev);
 
+		REQUIRE(dev_wait_state(dev, UBLK_S_DEV_QUIESCED, 10000), "state %d",
+			dev_state(dev));
 		REQUIRE(dev_cmd(dev, UBLK_U_CMD_START_USER_RECOVERY, 0, NULL, 0) == 0,
 			"START_USER_RECOVERY fails");
 		server_start(next);
@@ -308,6 +309,7 @@ static void killed_when(enum kind kind, uint64_t recovery, bool writes, bool qui
 		server_down(next);
 		return;
 	}
+	REQUIRE(dev_wait_released(dev, 10000), "the char device is not released");
 	for (unsigned i = 0; i < 2; i++)
 		io_end(io[i]);
 	dev_del(dev);
