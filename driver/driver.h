@@ -40,8 +40,6 @@
 /* A disk's size in bytes is a loff_t. */
 #define UBLK_MAX_SECTORS ((u64)LLONG_MAX >> SECTOR_SHIFT)
 
-struct ublk_device;
-
 /**
  * enum ublk_slot_state - who holds a tag's command and request
  * @UBLK_SLOT_EMPTY: no command: before the fetch, or after an abort
@@ -67,7 +65,7 @@ enum ublk_slot_state {
 /**
  * struct ublk_slot - one tag
  * @cmd: the server's command, while ARMED or CLAIMED
- * @ring: while SERVED, with UBLK_F_AUTO_BUF_REG: whose table has the request's buffer, or NULL
+ * @ring: while SERVED, with UBLK_F_AUTO_BUF_REG: whose table has its buffer, or NULL
  * @req: the request, while CLAIMED, SERVED or NEED_DATA, and until @ref is zero
  * @task: the only task whose commands count; set by the fetch
  * @addr: the server's buffer; with UBLK_F_AUTO_BUF_REG its struct ublk_auto_buf_reg
@@ -281,13 +279,6 @@ static inline bool ublk_recovers(const struct ublk_device *ub)
 	return ublk_has(ub, UBLK_F_USER_RECOVERY) && !READ_ONCE(ub->stopping);
 }
 
-/* Does the next server get what this one has not answered? */
-static inline bool ublk_reissues(const struct ublk_device *ub, struct request *rq)
-{
-	return ublk_recovers(ub) && ublk_has(ub, UBLK_F_USER_RECOVERY_REISSUE) &&
-	       !blk_rq_is_passthrough(rq);
-}
-
 static inline struct ublk_device *ublk_get(struct ublk_device *ub)
 {
 	get_device(&ub->dev);
@@ -408,6 +399,7 @@ void ublk_server_kill(struct ublk_device *ub);
 
 /* recovery.c */
 void ublk_release_work(struct work_struct *work);
+bool ublk_reissues(const struct ublk_device *ub, struct request *rq);
 void ublk_abandon(struct ublk_queue *q, struct ublk_slot *slot);
 bool ublk_abandon_dead(struct ublk_device *ub);
 int ublk_recovery_start(struct ublk_device *ub);

@@ -13,6 +13,19 @@
 /* ---- the server has released the char device --------------------------------------------- */
 
 /**
+ * ublk_reissues() - does the next server get what this one has not answered?
+ * @ub: the device
+ * @rq: the request
+ *
+ * Return: true when so.
+ */
+bool ublk_reissues(const struct ublk_device *ub, struct request *rq)
+{
+	return ublk_recovers(ub) && ublk_has(ub, UBLK_F_USER_RECOVERY_REISSUE) &&
+	       !blk_rq_is_passthrough(rq);
+}
+
+/**
  * ublk_abandon() - a dead server's request: the next server's, or failed
  * @q: the queue
  * @slot: the slot, which the server had
