@@ -4,6 +4,8 @@
  *
  *   lost flush TARGET LEG... -- option=value...   each leg gets every flush
  *   lost all mirror LEG... -- option=value...     errors while no leg works, none later
+ *   lost again mirror LEG... -- option=value...   the second leg fails while a region is copied to
+ * it
  */
 #include "disk.h"
 
@@ -49,6 +51,15 @@ static void expect(enum ubd_op op, void *buf, int want)
 		die("operation %d: %d, expected %d", (int)op, ret, want);
 }
 
+static void wait_until_in_sync(void)
+{
+	for (unsigned n = 0; !disk_in_sync(dev); n++) {
+		if (n > 20000)
+			die("the legs are not in sync again");
+		usleep(1000);
+	}
+}
+
 static void all_lost(void)
 {
 	uint8_t *old = aligned_alloc(4096, SIZE), *now = aligned_alloc(4096, SIZE);
@@ -63,11 +74,7 @@ static void all_lost(void)
 	expect(UBD_WRITE_ZEROES, NULL, -EIO);
 	set_all(0);
 	/* The last to work were not left out, so the mirror is there again by itself. */
-	for (unsigned n = 0; !disk_in_sync(dev); n++) {
-		if (n > 20000)
-			die("the legs are not in sync again");
-		usleep(1000);
-	}
+	wait_until_in_sync();
 	expect(UBD_FLUSH, NULL, 0);
 	expect(UBD_WRITE, old, SIZE);
 	memset(now, 0, SIZE);
@@ -78,6 +85,48 @@ static void all_lost(void)
 	free(now);
 }
 
+static unsigned copied_percent(void)
+{
+	char text[1024], *at;
+	unsigned percent = 0;
+
+	disk_status(dev, text, sizeof(text));
+	at = strstr(text, "resync: ");
+	return at && sscanf(at, "resync: %u", &percent) == 1 ? percent : 0;
+}
+
+/* The beginning of a region changes when its end is still to be copied: nothing of it is skipped.
+ */
+static void lost_again(void)
+{
+	static const struct seam_fault bad = {.fail = 1000, .err = -EIO}, none = {0};
+	uint8_t *buf = aligned_alloc(4096, SIZE);
+
+	wait_until_in_sync();
+	for (unsigned round = 1; round <= 2; round++) {
+		for (unsigned n = 0; round == 2 && (copied_percent() < 25 || disk_drops != 1);
+		     n++) {
+			if (n > 20000)
+				die("nothing is copied to the leg");
+			usleep(1000);
+		}
+		seam_set_fault(1, &bad);
+		memset(buf, (int)round, SIZE);
+		expect(UBD_WRITE, buf, SIZE);
+		/* In the first round the write was what it missed, in the second the copy. */
+		for (unsigned n = 0; disk_drops != round; n++) {
+			if (n > 20000)
+				die("the leg is not left out");
+			usleep(1000);
+		}
+		memset(buf, (int)round + 8, SIZE);
+		expect(UBD_WRITE, buf, SIZE);
+		seam_set_fault(1, &none);
+	}
+	wait_until_in_sync();
+	free(buf);
+}
+
 int main(int argc, char **argv)
 {
 	static char word[32][512];
@@ -85,7 +134,7 @@ int main(int argc, char **argv)
 	unsigned n = 0;
 
 	if (argc < 4)
-		die("usage: lost flush|all TARGET LEG... -- option=value...");
+		die("usage: lost flush|all|again TARGET LEG... -- option=value...");
 	for (int i = 3; i < argc; i++) {
 		if (!strcmp(argv[i], "--"))
 			continue;
@@ -103,6 +152,8 @@ int main(int argc, char **argv)
 		return 1;
 	if (!strcmp(argv[1], "flush"))
 		flush_reaches_all();
+	else if (!strcmp(argv[1], "again"))
+		lost_again();
 	else
 		all_lost();
 	if (disk_close(dev))
