@@ -69,6 +69,23 @@ static bool is_read_only(int fd)
 	return !ioctl(fd, BLKROGET, &set) && set;
 }
 
+/*
+ * A server that was killed keeps its devices and its locks until the kernel has ended the I/O it
+ * had under way: so ask again for a while, and have them only when all of that is over.
+ */
+static const struct timespec pause_between = {.tv_nsec = 20000000};
+
+static int open_patiently(const char *path, int flags)
+{
+	int fd = open(path, flags);
+
+	for (int tries = 1; fd < 0 && errno == EBUSY && tries < LOCK_TRIES; tries++) {
+		nanosleep(&pause_between, NULL);
+		fd = open(path, flags);
+	}
+	return fd;
+}
+
 static int open_file(struct backing *b, struct ubd_device *dev, const struct stat *st, int extra)
 {
 	int flags = (b->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | extra;
@@ -76,7 +93,7 @@ static int open_file(struct backing *b, struct ubd_device *dev, const struct sta
 	/* The kernel's own exclusion for block devices: mounted ones are refused. */
 	if (S_ISBLK(st->st_mode) && !b->read_only)
 		flags |= O_EXCL;
-	b->fd = open(b->path, flags);
+	b->fd = open_patiently(b->path, flags);
 	if (b->fd >= 0 && S_ISBLK(st->st_mode) && !b->read_only && is_read_only(b->fd)) {
 		close(b->fd);
 		b->fd = -1;
@@ -184,6 +201,13 @@ static void describe_file(struct backing *b)
 	b->can_zero = b->can_punch;
 }
 
+/* Whether auto takes direct I/O in blocks of this size. */
+static bool suits(const struct backing *b, const struct backing_request *want)
+{
+	return (want->any_size || b->size % b->block == 0) &&
+	       (!want->max_block || b->block <= want->max_block);
+}
+
 /* Direct I/O if wanted and possible, in blocks that fit the range. */
 static int choose_access(struct backing *b, struct ubd_device *dev,
 			 const struct backing_request *want, const struct stat *st)
@@ -195,21 +219,15 @@ static int choose_access(struct backing *b, struct ubd_device *dev,
 		ret = open_file(b, dev, st, O_DIRECT);
 	if (!ret) {
 		b->block = probe_direct_block(b->fd, want->start);
-		ret = b->block ? check_size(b, dev, want) : -EINVAL;
-		if (!ret && !want->any_size && b->size % b->block &&
-		    want->direct == BACKING_DIRECT_AUTO)
-			ret = -EINVAL;
-		if (!ret && want->max_block && b->block > want->max_block &&
-		    want->direct == BACKING_DIRECT_AUTO)
-			ret = -EINVAL;
-		if (!ret) {
-			b->direct = true;
+		ret = b->block ? check_size(b, dev, want) : 0;
+		if (ret)
+			return ret;
+		b->direct = b->block && (want->direct == BACKING_DIRECT_ON || suits(b, want));
+		if (b->direct)
 			return 0;
-		}
 		close(b->fd);
 		b->fd = -1;
-		if (ubd_device_failed(dev))
-			return ret;
+		ret = -EINVAL;
 	}
 	if (ret != -EINVAL)
 		return ret;
@@ -224,18 +242,13 @@ static int choose_access(struct backing *b, struct ubd_device *dev,
 	return ret ? ret : check_size(b, dev, want);
 }
 
-/*
- * A server that was killed keeps its locks until the kernel has ended the I/O it had under way: so
- * ask again for a while, and have the lock only when all of that is over.
- */
 static int lock(const struct backing *b)
 {
-	const struct timespec pause = {.tv_nsec = 20000000};
 	int ret = -1;
 
 	for (int tries = 0; ret < 0 && tries < LOCK_TRIES; tries++) {
 		if (tries)
-			nanosleep(&pause, NULL);
+			nanosleep(&pause_between, NULL);
 		ret = flock(b->fd, (b->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB);
 		if (ret < 0 && errno != EWOULDBLOCK)
 			break;

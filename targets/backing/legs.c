@@ -3,6 +3,7 @@
 #include "legs.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/stat.h>
 
 static uint64_t most(uint64_t a, uint64_t b)
@@ -64,19 +65,19 @@ static int pick(struct ubd_device *dev, const char *name, const struct ubd_list 
 }
 
 static int open_leg(struct legs *l, struct ubd_device *dev, const struct ubd_list *offsets,
-		    const struct ubd_list *sizes, unsigned i)
+		    const struct ubd_list *sizes, size_t n)
 {
-	struct backing *b = &l->leg[i];
+	struct backing *b = &l->leg[l->count];
 	struct backing_request r = {
-		.path = l->paths.items[i],
+		.path = l->paths.items[n],
 		.direct = (enum backing_direct)l->direct,
 		.read_only = ubd_device_read_only(dev),
 		.any_size = true, /* to be trimmed */
 	};
-	int ret = pick(dev, "offset", offsets, &l->paths, i, &r.start);
+	int ret = pick(dev, "offset", offsets, &l->paths, n, &r.start);
 
 	if (!ret)
-		ret = pick(dev, "size", sizes, &l->paths, i, &r.size);
+		ret = pick(dev, "size", sizes, &l->paths, n, &r.size);
 	if (!ret)
 		ret = backing_open(b, dev, &r);
 	if (!ret && b->start % b->block) {
@@ -116,8 +117,19 @@ int legs_open(struct legs *l, struct ubd_device *dev, const struct ubd_list *off
 {
 	int ret = check(dev, &l->paths);
 
-	for (l->count = 0; !ret && l->count < l->paths.count; l->count += !ret)
-		ret = open_leg(l, dev, offsets, sizes, l->count);
+	l->count = 0;
+	for (size_t n = 0; !ret && n < l->paths.count; n++) {
+		ret = open_leg(l, dev, offsets, sizes, n);
+		l->count += !ret;
+		/* What another uses is not gone: that may be written to. */
+		if (ret && ret != -EBUSY && l->some) {
+			ubd_device_notice(dev, "%s cannot be opened (%s): going on without it",
+					  l->paths.items[n], strerror(-ret));
+			ret = 0;
+		}
+	}
+	if (!ret && !l->count)
+		ret = ubd_device_fail(dev, -ENODEV, "none of the legs can be opened");
 	if (ret)
 		legs_close(l);
 	else

@@ -13,8 +13,9 @@
 struct legs {
 	struct ubd_list paths; /* options */
 	int direct;	       /* enum backing_direct */
+	bool some;	       /* those that cannot be opened are left out */
 	struct backing leg[LEGS_MAX];
-	unsigned count;
+	unsigned count; /* that are open */
 };
 
 /* The rows of a target's options that go to `member`, its struct legs. */
@@ -33,8 +34,9 @@ struct leg_range {
 };
 
 /*
- * Open all or none, no file or device twice, and set limits that suit all: the smallest's size.
- * Offsets and sizes: none, one for all or one for each; or NULL. 0 or -errno, with sentence.
+ * Open all or none, or with .some those that can be; no file or device twice; and set limits that
+ * suit all: the smallest's size. Offsets and sizes: none, one for all or one for each; or NULL. 0
+ * or -errno, with sentence.
  */
 int legs_open(struct legs *l, struct ubd_device *dev, const struct ubd_list *offsets,
 	      const struct ubd_list *sizes);

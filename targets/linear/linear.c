@@ -30,7 +30,10 @@ static int linear_open(struct ubd_device *dev, void *self)
 			return ret;
 		}
 		legs_trim(&s->legs, dev, i, whole);
-		s->begin[i + 1] = s->begin[i] + whole;
+		if (__builtin_add_overflow(s->begin[i], whole, &s->begin[i + 1])) {
+			legs_close(&s->legs);
+			return ubd_device_fail(dev, -EINVAL, "the legs have 16E or more in all");
+		}
 	}
 	l->size = s->begin[s->legs.count];
 	return 0;

@@ -220,7 +220,7 @@ static int set_slow(struct mirror *m, const char *path)
 	for_each_leg(i, m->here)
 		found |= (unsigned)!strcmp(m->leg[i]->path, path) << i;
 	m->slow |= found;
-	return found ? 0 : fail(m, "--write-mostly %s: it is not among the legs named", path);
+	return found || m->legs.some ? 0 : fail(m, "--write-mostly %s: not among the legs", path);
 }
 
 static void mirror_close(struct ubd_device *dev, void *self)
@@ -239,7 +239,8 @@ static int mirror_open(struct ubd_device *dev, void *self)
 	int ret;
 
 	m->dev = dev;
-	m->create = m->create && !ubd_device_takes_over(dev);
+	m->legs.some = ubd_device_takes_over(dev);
+	m->create = m->create && !m->legs.some;
 	if (m->legs.paths.count > MIRROR_LEGS || (m->create && m->legs.paths.count < 2))
 		return fail(m, "%zu legs: a mirror has 2 to %u", m->legs.paths.count, MIRROR_LEGS);
 	ret = legs_open(&m->legs, dev, NULL, NULL);

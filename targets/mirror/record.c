@@ -9,7 +9,8 @@
 #define MAGIC 0x5252494d444255ull /* "UBDMIRR" and a zero */
 #define VERSION 3
 #define REGION_MIN (1ull << 20)
-#define ALONE (1u << 20) /* events to be ahead by after a start without a leg */
+/* Events to be ahead by after a start without a leg; one that was active counts twice. */
+#define ALONE (1u << 20)
 
 _Static_assert(sizeof(struct record) == BLOCK, "a record is one block");
 
@@ -19,7 +20,8 @@ int put_record(struct ubd_queue *q, unsigned i, void *mirror)
 {
 	struct mirror *m = mirror;
 
-	return copies_store(q, m->leg[i]->fd, &m->buf->out[i].copy, BLOCK);
+	return backing_synced(m->leg[i],
+			      copies_store(q, m->leg[i]->fd, &m->buf->out[i].copy, BLOCK));
 }
 
 /* A leg that fails while it is told that another has failed makes for one more turn. */
@@ -44,10 +46,8 @@ int commit(struct ubd_queue *q, struct mirror *m, uint64_t want)
 		}
 		ubd_mutex_unlock(q, &m->lock);
 		ret = legs_each(q, mask, put_record, m, &failed);
-		if (!ret)
-			m->durable = seq;
-		else
-			ret = drop_legs(q, m, ~failed, failed, ret);
+		m->durable = ret ? m->durable : seq;
+		ret = ret ? drop_legs(q, m, ~failed, failed, ret) : 0;
 	}
 	ubd_mutex_unlock(q, &m->commit);
 	ubd_cond_wake_all(q, &m->news);
@@ -85,8 +85,7 @@ void region_set(struct mirror *m, uint64_t nr, unsigned state)
 	m->nr_sync += (state > DIRTY) - (r->state > DIRTY);
 	r->state = state;
 	/* Copying begins anew. */
-	if (state > DIRTY)
-		m->pos = 0;
+	m->pos = state > DIRTY ? 0 : m->pos;
 }
 
 /* ---- Putting together ---------------------------------------------------------------------- */
@@ -139,7 +138,8 @@ static const char *why_not(const struct mirror *m, const struct backing *b, cons
 	    (out || s->events == best->events))
 		return "and another leg were each written to without the other: leave one out, or "
 		       "erase its first 8K and --rebuild it";
-	if (out && !m->rebuild)
+	/* On taking over it would have been tried again: what it lacks is in the map. */
+	if (out && !m->rebuild && !m->legs.some)
 		return "is stale, the mirror was used without it: leave it out, or give --rebuild";
 	return b->size < DATA_BEGIN + best->size ? "is too small for a leg of this mirror" : NULL;
 }
@@ -181,27 +181,32 @@ int assemble(struct mirror *m)
 	for (unsigned n = 0; n < count; n++, room += 2ul * BLOCK) {
 		const struct record *r = copies_load(leg[n].fd, room, BLOCK, MAGIC);
 
+		/* The other copy may be an older one. */
+		if (errno && !m->legs.some)
+			return fail(m, "cannot read %s: %s", leg[n].path, strerror(errno));
+		found[n] = r && !errno && valid(r) ? r : NULL;
 		if (r && r->version != VERSION)
-			return fail(m, "%s: version %u of mirrors is not known", leg[n].path,
-				    r->version);
-		found[n] = r && valid(r) ? r : NULL;
+			return fail(m, "%s: version %u is not known", leg[n].path, r->version);
 		if (found[n] && r->events > m->rec.events)
 			m->rec = *r;
 	}
 	if (m->create)
 		ret = make(m);
 	else if (!m->rec.events)
-		ret = fail(m, "there is no mirror on %s%s: give --create to make one", leg->path,
-			   count > 1 ? " and the others" : "");
-	/* Those without a record take what the others leave. */
-	for (unsigned k = 0; k < 2 * count && !ret; k++)
+		ret = fail(m, "there is no mirror on %s: give --create to make one", leg->path);
+	/* Those without a record take what the others leave; on taking over they are missing. */
+	for (unsigned k = 0; k < count << !m->legs.some && !ret; k++)
 		if ((k < count) == (found[k % count] != NULL))
 			ret = take(m, k % count, found[k % count]);
 	if (ret)
 		return ret;
-	/* Go on without the others; one may have had a record or two that nobody else got. */
+	/*
+	 * Go on without the others; one may have had records that nobody else got: also one that
+	 * is out for those who are here, and was being copied to while they failed.
+	 */
 	missing = m->rec.in_sync & ~m->here;
-	m->rec.events += m->rec.active & ~m->here ? ALONE : 0;
+	m->rec.events += m->rec.active & ~m->here ? 2 * ALONE : 0;
+	m->rec.events += m->here + 1 != 1u << m->rec.slots ? ALONE : 0;
 	m->rec.active = m->here;
 	m->rec.in_sync &= m->here;
 	if (!m->rec.in_sync)

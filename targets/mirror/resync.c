@@ -101,7 +101,7 @@ static void take_back(struct ubd_queue *q, struct mirror *m)
 			continue;
 		ubd_mutex_lock(q, &m->lock);
 		m->rec.active |= 1u << i;
-		/* From the beginning of a region: what was copied of it may have been written since. */
+		/* What was copied of a region may have been written since. */
 		m->pos = m->read_errors[i] = 0;
 		for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
 			if (m->region[nr].state == RESTING || m->region[nr].state == DIRTY)

@@ -30,7 +30,8 @@ static int trim(struct stripe *s, struct ubd_device *dev, struct ubd_limits *l)
 				       (unsigned long long)s->chunk, smallest->path);
 	for (unsigned i = 0; i < s->legs.count; i++)
 		legs_trim(&s->legs, dev, i, each);
-	l->size = each * s->legs.count;
+	if (__builtin_mul_overflow(each, s->legs.count, &l->size))
+		return ubd_device_fail(dev, -EINVAL, "the legs have 16E or more in all");
 	return 0;
 }
 

@@ -48,6 +48,7 @@ struct ubd_device *disk_open(const char *name, unsigned queues, char *const *wor
 {
 	static char yes;
 	struct ubd_device_config config = {.queues = queues,
+					   .take_over = getenv("UBD_TAKE_OVER") != NULL,
 					   .depth = 64,
 					   .notice = take_notice,
 					   .notice_arg = quiet ? &yes : NULL};

@@ -160,6 +160,16 @@ refusals() {
 	ubd del "$id"
 }
 
+# Whoever was killed lets go of a block device a little later.
+patient() {
+	python3 -c 'import os, time; os.open("/dev/vda", os.O_RDWR | os.O_EXCL); time.sleep(1)' &
+	holder=$!
+	sleep 0.5
+	add stripe /dev/vda /dev/vdb
+	wait $holder
+	ubd del "$id"
+}
+
 # A mirror of which the second leg is a device mapper's.
 mapped_mirror() { # OPTION...
 	export DM_DISABLE_UDEV=1
@@ -284,5 +294,6 @@ case_ "mirror: the server is killed, a leg is replaced" killed
 case_ "stripe: discard" discards stripe --chunk 16K
 case_ "linear: discard" discards linear
 case_ "stripe, linear: refusals" refusals
+case_ "stripe: a block device that is let go soon" patient
 check "nothing is left" nothing_left
 finish
