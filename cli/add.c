@@ -84,14 +84,26 @@ static void become_server(const struct add_request *r, struct ubd_device *dev, i
 	exit(server_run(r, dev, report_fd));
 }
 
-/* Read the server's report to its end, passing interruptions on. Returns its length. */
-static size_t read_report(const struct add_request *r, int fd, pid_t server, const sigset_t *mask,
-			  char *text, size_t size)
+/* Room for something more, and for the zero after it. */
+static char *make_room(const struct add_request *r, char *text, size_t len, size_t *room)
+{
+	if (*room - len > 1)
+		return text;
+	*room = *room ? *room * 2 : 4096;
+	text = realloc(text, *room);
+	if (!text)
+		exit(say_failed("%s: out of memory", r->verb));
+	return text;
+}
+
+/* Read the server's report to its end, passing interruptions on. The caller's to free. */
+static char *read_report(const struct add_request *r, int fd, pid_t server, const sigset_t *mask)
 {
 	struct timespec patience = {.tv_sec = PATIENCE_MS / 1000};
 	bool told = false;
 	int passed_on = 0;
-	size_t len = 0;
+	size_t len = 0, room = 0;
+	char *text = make_room(r, NULL, 0, &room);
 
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -115,13 +127,14 @@ static size_t read_report(const struct add_request *r, int fd, pid_t server, con
 		}
 		if (ready <= 0)
 			continue;
-		n = read(fd, text + len, size - 1 - len);
+		text = make_room(r, text, len, &room);
+		n = read(fd, text + len, room - 1 - len);
 		if (n <= 0)
 			break;
 		len += (size_t)n;
 	}
 	text[len] = '\0';
-	return len;
+	return text;
 }
 
 static int explain_end(const struct add_request *r, pid_t server)
@@ -148,19 +161,21 @@ static int explain_end(const struct add_request *r, pid_t server)
 
 static int wait_for_server(const struct add_request *r, int fd, pid_t server, const sigset_t *mask)
 {
-	static char text[1 << 16];
-	size_t len = read_report(r, fd, server, mask, text, sizeof(text));
+	char *text = read_report(r, fd, server, mask);
+	int code = 0;
 
-	if (interrupts || !len)
-		return explain_end(r, server);
-	if (text[0] == SERVER_READY) {
+	if (interrupts || !text[0]) {
+		code = explain_end(r, server);
+	} else if (text[0] == SERVER_READY) {
 		puts(text + 1);
-		return 0;
+	} else {
+		/* Nothing is left behind once it has ended; one that takes over may not end. */
+		while (!r->config.take_over && waitpid(server, NULL, 0) < 0 && errno == EINTR)
+			;
+		code = say_failed("%s", text + 1);
 	}
-	/* Nothing is left behind once it has ended; a server that takes over may not end at all. */
-	while (!r->config.take_over && waitpid(server, NULL, 0) < 0 && errno == EINTR)
-		;
-	return say_failed("%s", text + 1);
+	free(text);
+	return code;
 }
 
 static int add_in_background(const struct add_request *r, struct ubd_device *dev)

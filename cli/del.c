@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "control.h"
+#include "holders.h"
 #include "remove.h"
 #include "say.h"
 #include "state.h"
@@ -87,21 +88,26 @@ static int parse(int argc, char **argv, struct request *r, bool *help)
 	return code;
 }
 
-/* With --all: what another program serves is that program's. */
+/* With --all: what another program serves is that program's, and so is what is just being added. */
 static bool left_alone(struct ubd_ctrl *ctrl, unsigned id)
 {
 	struct view v;
-	bool foreign;
+	bool foreign, begun;
 
 	if (view_read(ctrl, id, &v))
 		return true;
 	foreign = v.served && !v.state;
+	begun = !v.served && !v.state && holders_serve(id);
+	if (begun)
+		say_note("del: left alone /dev/ublkb%u, which a process is about to serve; name it "
+			 "to delete it",
+			 id);
 	if (foreign)
 		say_note("del: left alone /dev/ublkb%u, served by %s (process %d) and not by ubd; "
 			 "name it to delete it",
 			 id, v.server.name, (int)v.server.pid);
 	view_release(&v);
-	return foreign;
+	return foreign || begun;
 }
 
 /* A state file without a device: a server was killed and its device deleted by others. */

@@ -157,6 +157,23 @@ static void look_at_swaps(struct holders *h)
 		fclose(f);
 }
 
+/* By its number, "259:1": the source of a mount may have another name, /dev/root or a link. */
+static bool is_number(const struct holders *h, const char *number)
+{
+	char path[64], link[512], *name;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/sys/dev/block/%.20s", number);
+	n = readlink(path, link, sizeof(link) - 1);
+	link[n > 0 ? n : 0] = '\0';
+	name = strstr(link, "/block/");
+	if (!name)
+		return false;
+	name += strlen("/block/");
+	name[strcspn(name, "/")] = '\0'; /* a partition is in its disk */
+	return !strcmp(name, h->disk);
+}
+
 /* One file in the form of /proc/PID/mountinfo. */
 static void look_at_mounts(struct holders *h, const char *path)
 {
@@ -164,11 +181,12 @@ static void look_at_mounts(struct holders *h, const char *path)
 	char line[8192];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		char *point = line, *source = strstr(line, " - ");
+		char *point = line, *number = line, *source = strstr(line, " - ");
 
 		for (int field = 0; point && field < 4; field++) {
 			point = strchr(point, ' ');
 			point = point ? point + 1 : NULL;
+			number = field == 1 ? point : number;
 		}
 		if (!point || !source)
 			continue;
@@ -179,7 +197,8 @@ static void look_at_mounts(struct holders *h, const char *path)
 		source++;
 		source[strcspn(source, " \n")] = '\0';
 		point[strcspn(point, " ")] = '\0';
-		if (is_disk(h, source)) {
+		number[strcspn(number, " ")] = '\0';
+		if (is_disk(h, source) || is_number(h, number)) {
 			add_holder(h, "mounted on ", point);
 			h->lasting = true;
 		}
@@ -188,7 +207,7 @@ static void look_at_mounts(struct holders *h, const char *path)
 		fclose(f);
 }
 
-/* Mount namespaces of containers and services: each once. */
+/* Mount namespaces of containers and services: each once, those that there is no room for often. */
 static void look_at_namespace(struct holders *h, const char *pid)
 {
 	char path[64], link[64];
@@ -205,9 +224,8 @@ static void look_at_namespace(struct holders *h, const char *pid)
 	for (unsigned i = 0; i < h->seen; i++)
 		if (h->namespaces[i] == inode)
 			return;
-	if (h->seen == SEEN_MAX)
-		return;
-	h->namespaces[h->seen++] = inode;
+	if (h->seen < SEEN_MAX)
+		h->namespaces[h->seen++] = inode;
 	snprintf(path, sizeof(path), "/proc/%.20s/mountinfo", pid);
 	look_at_mounts(h, path);
 }
@@ -262,4 +280,20 @@ char *holders_of(unsigned id, bool *lasting)
 		closedir(d);
 	*lasting = h.lasting;
 	return h.text;
+}
+
+bool holders_serve(unsigned id)
+{
+	struct holders h = {0};
+	DIR *d = opendir("/proc");
+	struct dirent *entry;
+
+	snprintf(h.disk, sizeof(h.disk), "ublkc%u", id);
+	while (d && !h.text && (entry = readdir(d)))
+		if (isdigit((unsigned char)entry->d_name[0]))
+			look_at_files(&h, entry->d_name);
+	if (d)
+		closedir(d);
+	free(h.text);
+	return h.named;
 }

@@ -11,5 +11,7 @@
  * caller's to free.
  */
 char *holders_of(unsigned id, bool *lasting);
+/* Whether a process that can be seen has /dev/ublkc<id> open: it serves the device, or will. */
+bool holders_serve(unsigned id);
 
 #endif

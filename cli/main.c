@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "say.h"
+#include "state.h"
 #include "verbs.h"
 
 const struct verb *const verbs[] = {
@@ -44,6 +45,7 @@ int main(int argc, char **argv)
 	int code;
 
 	fill_standard_streams();
+	state_dir_choose();
 	if (argc < 2) {
 		verb_help.run(0, NULL);
 		return EXIT_MISUSED;

@@ -166,8 +166,12 @@ static int stop_disk(const struct job *job)
 	ubd_ctrl_set_deadline(job->ctrl, job->how->wait * 1000);
 	say_waiting("I/O in flight and unwritten data of /dev/ublkb%u", job->v.id);
 	do {
-		ret = asks ? ubd_ctrl_try_stop(job->ctrl, job->v.id)
-			   : ubd_ctrl_stop(job->ctrl, job->v.id);
+		/* The number may have been given to another meanwhile. */
+		if (!still_there(job))
+			ret = -ENODEV;
+		else
+			ret = asks ? ubd_ctrl_try_stop(job->ctrl, job->v.id)
+				   : ubd_ctrl_stop(job->ctrl, job->v.id);
 		if (ret == -EOPNOTSUPP && asks)
 			asks = false;
 		else if (ret == -EBUSY)

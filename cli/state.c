@@ -49,6 +49,11 @@ static const char *dir(void)
 	return path;
 }
 
+void state_dir_choose(void)
+{
+	setenv("UBD_RUN_DIR", dir(), 1);
+}
+
 static char *file(unsigned id, const char *suffix)
 {
 	return say_format("%s/%u.%s", dir(), id, suffix);
@@ -80,6 +85,7 @@ int state_write(unsigned id, json_object *doc)
 	char *fresh = say_format("%s.%d", name, (int)getpid());
 	int ret = 0, fd;
 
+	unlink(fresh); /* of a server that was killed here and had our number */
 	fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0) {
 		ret = -errno;

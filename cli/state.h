@@ -14,6 +14,8 @@
 
 #include "process.h"
 
+/* Choose the directory, also for the targets in this process: they look at UBD_RUN_DIR. */
+void state_dir_choose(void);
 /* The directory, made when it is missing. NULL with *why (static) when that fails. */
 const char *state_dir_make(const char **why);
 

@@ -80,6 +80,22 @@ holder=$!
 within 10 test -e mounted
 refused "a mount of another namespace counts" 1 "in use: mounted on $work/mnt" "$ubd" del 6
 pkill -P $holder; kill $holder; wait $holder 2>/dev/null
+read -r numbers </sys/block/ublkb6/dev
+mknod alias b "${numbers%:*}" "${numbers#*:}"
+mount alias mnt
+refused "a mount by another name counts" 1 "in use: mounted on $work/mnt" "$ubd" del 6
+umount mnt
+crowd=()
+for _ in {1..70}; do
+	unshare -m sleep 60 &
+	crowd+=($!)
+done
+unshare -m sh -c "mount alias '$work/mnt'; : >'$work/mounted-again'; exec sleep 60" &
+crowd+=($!)
+within 20 test -e mounted-again
+refused "a mount of the 72nd namespace counts" 1 "in use: mounted on $work/mnt" "$ubd" del 6
+kill "${crowd[@]}"
+wait "${crowd[@]}" 2>/dev/null
 exec 8</dev/ublkb6
 refused "del of an open device says who" 1 "in use: open by [^ ]+ \(process $$\)[,;]" "$ubd" del 6
 (sleep 1; :) 7<&8 &
@@ -102,5 +118,25 @@ if modprobe -q dm_mod && command -v dmsetup >/dev/null; then
 else
 	skip "a device mapper on top is named" "no device mapper in this guest"
 fi
+
+# ---- What is said whole, and what is left alone ------------------------------
+
+deep=$work/$(printf 'd%.0s' {1..200})/$(printf 'e%.0s' {1..200})/$(printf 'f%.0s' {1..200})
+deep=$deep/$(printf 'g%.0s' {1..200})/$(printf 'h%.0s' {1..200})
+mkdir -p "$deep"
+for i in {1..64}; do truncate -s 64K "$deep/leg$i"; done
+same "a long state is printed whole" "$("$ubd" add linear "$deep"/leg* -n 7 --json | json 'len(d["options"])')" 64
+"$ubd" del 7
+"$ubd" add null -n 7 >/dev/null
+kill -9 "$(server_of 7)"
+within 10 sh -c "! pgrep -x ubd"
+rm "$UBD_RUN_DIR/7.json"
+exec 8<>/dev/ublkc7
+said=$("$ubd" del --all 2>&1)
+matches "del --all leaves alone what is being added" "$? $said" "^0 ubd: del: left alone /dev/ublkb7, which a process is about"
+check "so it is there" test -e /dev/ublkc7
+exec 8>&-
+check "later it deletes it" "$ubd" del --all
+check "and it is not there" gone 7
 nothing_left "nothing is left behind"
 finish
