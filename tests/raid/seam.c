@@ -27,6 +27,7 @@ int __real_ubd_fsync(struct ubd_queue *q, int fd, bool data_only);
 int __real_ubd_fallocate(struct ubd_queue *q, int fd, int mode, uint64_t pos, uint64_t len);
 ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t pos);
 int __real_fdatasync(int fd);
+ssize_t __real_pread64(int fd, void *buf, size_t len, off_t pos);
 int __wrap_ubd_io_transfer(struct ubd_io *io, const struct ubd_transfer *t, unsigned n);
 int __wrap_ubd_io_finish(struct ubd_io *io, const struct ubd_transfer *t, unsigned n);
 ssize_t __wrap_ubd_pread(struct ubd_queue *q, int fd, void *buf, size_t len, uint64_t pos);
@@ -36,6 +37,7 @@ int __wrap_ubd_fsync(struct ubd_queue *q, int fd, bool data_only);
 int __wrap_ubd_fallocate(struct ubd_queue *q, int fd, int mode, uint64_t pos, uint64_t len);
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t pos);
 int __wrap_fdatasync(int fd);
+ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t pos);
 
 enum kind { WRITE, ZERO, SYNC };
 
@@ -338,4 +340,18 @@ int __wrap_fdatasync(int fd)
 
 	ended(nr, !ret);
 	return ret;
+}
+
+/* Of the file named in the environment the first of the records cannot be read. */
+ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t pos)
+{
+	const char *unreadable = getenv("UBD_UNREADABLE");
+	struct stat here, there;
+
+	if (unreadable && len == 4096 && !pos && !fstat(fd, &here) && !stat(unreadable, &there) &&
+	    here.st_ino == there.st_ino) {
+		errno = EIO;
+		return -1;
+	}
+	return __real_pread64(fd, buf, len, pos);
 }
