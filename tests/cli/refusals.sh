@@ -127,10 +127,14 @@ mkdir -p "$deep"
 for i in {1..64}; do truncate -s 64K "$deep/leg$i"; done
 same "a long state is printed whole" "$("$ubd" add linear "$deep"/leg* -n 7 --json | json 'len(d["options"])')" 64
 "$ubd" del 7
+UBD_RUN_DIR=here "$ubd" add zoned zones.img --format --size 64M --zone-size 8M -n 7 >/dev/null
+check "a target keeps its things in the run directory" sh -c "ls here/zoned-*.live && ls here/7.json"
+UBD_RUN_DIR=here "$ubd" del 7
+same "and takes them away, wherever its server is" "$(ls here)" ""
 "$ubd" add null -n 7 >/dev/null
 kill -9 "$(server_of 7)"
 within 10 sh -c "! pgrep -x ubd"
-rm "$UBD_RUN_DIR/7.json"
+rm "$UBD_RUN_DIR"/7.*
 exec 8<>/dev/ublkc7
 said=$("$ubd" del --all 2>&1)
 matches "del --all leaves alone what is being added" "$? $said" "^0 ubd: del: left alone /dev/ublkb7, which a process is about"

@@ -162,12 +162,14 @@ refusals() {
 
 # Whoever was killed lets go of a block device a little later.
 patient() {
-	python3 -c 'import os, time; os.open("/dev/vda", os.O_RDWR | os.O_EXCL); time.sleep(1)' &
+	python3 -c 'import os, time; os.open("/dev/vda", os.O_RDWR | os.O_EXCL); print(flush=True); time.sleep(1)' \
+		>"$scratch/held" &
 	holder=$!
-	sleep 0.5
+	within 10 test -s "$scratch/held"
 	add stripe /dev/vda /dev/vdb
 	wait $holder
 	ubd del "$id"
+	rm "$scratch/held"
 }
 
 # A mirror of which the second leg is a device mapper's.
