@@ -101,11 +101,11 @@ static void take_back(struct ubd_queue *q, struct mirror *m)
 			continue;
 		ubd_mutex_lock(q, &m->lock);
 		m->rec.active |= 1u << i;
-		/* What was copied of a region may have been written since. */
-		m->pos = m->read_errors[i] = 0;
-		for (uint64_t nr = 0; nr * m->rec.chunk < m->rec.size; nr++)
-			if (m->region[nr].state == RESTING || m->region[nr].state == DIRTY)
-				region_set(m, nr, LACKED);
+		m->read_errors[i] = 0;
+		/* From its beginning also the one that is being copied: it lacks that. */
+		for (uint64_t n = 0; n * m->rec.chunk < m->rec.size; n++)
+			if (m->region[n].state != CLEAN)
+				region_set(m, n, m->region[n].state > LACKED ? DIFFERENT : LACKED);
 		m->changed++;
 		ubd_mutex_unlock(q, &m->lock);
 		ubd_device_notice(m->dev, "%s works again: copying what it lacks", m->leg[i]->path);
