@@ -148,8 +148,8 @@ static void end_lease(struct hand *h, unsigned tag)
 {
 	struct ioq_cqe cqe;
 
-	zc_submit_raw(&h->q, UBD_U_IO_RETURN, tag,
-		      ubd_generation_nr(zc_generation(&h->q, tag), 0), 0);
+	zc_submit_raw(&h->q, UBD_U_IO_RETURN, tag, ubd_generation_nr(zc_generation(&h->q, tag), 0),
+		      0);
 	for (unsigned i = 0; i < 2; i++) {
 		REQUIRE(ioq_wait(&h->q, &cqe, 5000) == 0, "the return or the leader does not end");
 		RESULT(cqe.op == UBD_U_IO_LEASE ? "the leader" : "the return", cqe.res, 0);
