@@ -577,6 +577,7 @@ static inline int ublk_revalidate_zones(struct gendisk *disk)
 #endif
 
 /* watch.c */
+bool ublk_task_is_in_exec(const struct task_struct *task);
 bool ublk_task_is_leaving(const struct task_struct *task);
 void ublk_watch_work(struct work_struct *work);
 void ublk_watch_start(struct ublk_device *ub);

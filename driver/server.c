@@ -262,16 +262,6 @@ static void cancel_all(struct ublk_device *ub)
 	}
 }
 
-static bool is_leaving(const struct task_struct *task)
-{
-#ifndef UBLK_HAVE_CMD_CANCEL
-	/* An exec waits for the commands. */
-	if (task->in_execve)
-		return true;
-#endif
-	return ublk_task_is_leaving(task);
-}
-
 /*
  * A server that was sent away may end its tasks one after the other, as they have done what they
  * had. Who leaves with a request in its hands takes all along, as ever.
@@ -288,7 +278,8 @@ static bool a_holder_is_leaving(const struct ublk_device *ub)
 			/* Committed already, it may still be held by members. */
 			if (READ_ONCE(slot->state) == UBLK_SLOT_EMPTY && !refcount_read(&slot->ref))
 				continue;
-			if (task && is_leaving(task))
+			/* An exec waits for the commands. */
+			if (task && (ublk_task_is_leaving(task) || ublk_task_is_in_exec(task)))
 				return true;
 		}
 	}

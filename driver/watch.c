@@ -38,7 +38,7 @@ static unsigned long next_look(void)
 	return round_jiffies_relative(HZ);
 }
 
-static bool is_in_exec(const struct task_struct *task)
+bool ublk_task_is_in_exec(const struct task_struct *task)
 {
 	return false;
 }
@@ -57,8 +57,15 @@ static unsigned long next_look(void)
 	return msecs_to_jiffies(WATCH_MS);
 }
 
-/* It ends the task's commands as well. */
-static bool is_in_exec(const struct task_struct *task)
+/**
+ * ublk_task_is_in_exec() - does a task begin another program, which ends its commands here?
+ * @task: the task, referenced
+ *
+ * It may fail yet. Kernels that cancel commands tell of it themselves.
+ *
+ * Return: true when so.
+ */
+bool ublk_task_is_in_exec(const struct task_struct *task)
 {
 	return task->in_execve;
 }
@@ -164,7 +171,7 @@ static bool a_task_is_leaving(const struct ublk_queue *q, bool *in_exec)
 		if (task && task != last) {
 			if (ublk_task_is_leaving(task))
 				return true;
-			*in_exec |= is_in_exec(task);
+			*in_exec |= ublk_task_is_in_exec(task);
 		}
 		last = task;
 	}
