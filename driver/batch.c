@@ -217,6 +217,13 @@ static bool rest(struct ublk_batch *b)
 	return empty;
 }
 
+/* A killed task as well: what cannot be copied to it is put back, and would come to it again. */
+static bool goes_away(const struct ublk_queue *q)
+{
+	return READ_ONCE(q->closing) || (current->flags & (PF_EXITING | PF_KTHREAD)) ||
+	       fatal_signal_pending(current);
+}
+
 static void deliver_tags(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	const struct batch_pdu *pdu = ublk_cmd_pdu(cmd, struct batch_pdu);
@@ -225,11 +232,11 @@ static void deliver_tags(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	unsigned int rounds = 0;
 	int ret;
 
-	if (READ_ONCE(q->closing) || (current->flags & (PF_EXITING | PF_KTHREAD))) {
-		end_active(q, f, UBLK_IO_RES_ABORT, issue_flags);
-		return;
-	}
 	do {
+		if (goes_away(q)) {
+			end_active(q, f, UBLK_IO_RES_ABORT, issue_flags);
+			return;
+		}
 		if (rounds++ == MAX_ROUNDS) {
 			wake(f);
 			return;

@@ -161,6 +161,24 @@ static bool may_sleep(u32 op)
 	}
 }
 
+/*
+ * For a task that goes away. io_uring tells its worker once, perhaps before the worker began with
+ * this: then what waits for a signal would wait for ever, and the task for the worker. What ends
+ * a device is begun all the same, and finds at its first look that nobody waits for it.
+ */
+static int run_deserted(u32 op, struct ublksrv_ctrl_cmd *h)
+{
+	switch (_IOC_NR(op)) {
+	case UBLK_CMD_STOP_DEV:
+	case UBLK_CMD_DEL_DEV:
+	case _IOC_NR(UBLK_U_CMD_DEL_DEV_ASYNC):
+		set_thread_flag(TIF_NOTIFY_SIGNAL);
+		return run(op, h);
+	default:
+		return -EINTR;
+	}
+}
+
 static int control_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	const struct ublksrv_ctrl_cmd *sqe = ublk_cmd_payload(cmd);
@@ -179,14 +197,7 @@ static int control_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		.data[0] = READ_ONCE(sqe->data[0]),
 		.dev_path_len = READ_ONCE(sqe->dev_path_len),
 	};
-	/*
-	 * io_uring tells its worker once, perhaps before the worker began with this: then what
-	 * waits for a signal waits for ever, and the task that goes away for the worker.
-	 */
-	if (ublk_cmd_is_deserted(cmd))
-		ret = -EINTR;
-	else
-		ret = run(cmd->cmd_op, &h);
+	ret = ublk_cmd_is_deserted(cmd) ? run_deserted(cmd->cmd_op, &h) : run(cmd->cmd_op, &h);
 	ublk_cmd_done(cmd, ret, issue_flags);
 	return -EIOCBQUEUED;
 }

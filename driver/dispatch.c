@@ -215,7 +215,8 @@ static void hold_begin(struct ublk_queue *q, struct ublk_slot *slot)
 static void hold_failed(struct ublk_queue *q, struct ublk_slot *slot, struct request *rq)
 {
 	/* A killed task's memory cannot be faulted in: that is no error of the disk's. */
-	slot->res = ublk_recovers(q->ub) && fatal_signal_pending(current) ? UBLK_RES_REISSUE : -EIO;
+	slot->res = ublk_recovers(q->ub) && fatal_signal_pending(current) &&
+		    !blk_rq_is_passthrough(rq) ? UBLK_RES_REISSUE : -EIO;
 	if (!(q->features & UBLK_F_HELD) || refcount_dec_and_test(&slot->ref))
 		ublk_complete(q, slot, rq, 0, NULL);
 }

@@ -70,13 +70,25 @@ static void list_join(struct ublk_member *m, int state)
 	spin_unlock_irq(&zc->lock);
 }
 
+/*
+ * A connection that ends lets go of what its peer has not acknowledged, as it does of what it
+ * has; what it ended with is set before.
+ */
+static int lost(const struct ublk_member *m)
+{
+	const struct sock *sk = sock_from_file(m->file)->sk;
+
+	return m->op == UBD_MEMBER_SEND && sk->sk_protocol == IPPROTO_TCP ?
+		-READ_ONCE(sk->sk_err) : 0;
+}
+
 /* The socket, or we, let go of the pages. In any context. */
 static void pages_put(struct ublk_member *m)
 {
 	if (!refcount_dec_and_test(&m->sk.ubuf.refcnt))
 		return;
 	list_leave(m);
-	ublk_member_end(m, m->sk.err);
+	ublk_member_end(m, m->sk.err ?: lost(m));
 }
 
 static void skb_done(struct sk_buff *skb, struct ubuf_info *ubuf, bool ok)
@@ -315,7 +327,10 @@ static void abort_work(struct work_struct *work)
 	struct ublk_member *m = container_of(work, struct ublk_member, work.work);
 	struct sock *sk = sock_from_file(m->file)->sk;
 
-	if (sk && sk->sk_prot->diag_destroy)
+	/* The reference of ours keeps it from having ended with success before. */
+	if (!m->sk.err)
+		m->sk.err = -ECANCELED;
+	if (sk->sk_prot->diag_destroy)
 		sk->sk_prot->diag_destroy(sk, ECONNABORTED);
 	pages_put(m);
 }

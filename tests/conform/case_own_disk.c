@@ -202,3 +202,21 @@ CASE(bug_thread_ends_while_it_stops_its_own_device)
 	server_kill(s);
 	dev_del(s->dev);
 }
+
+/* Nobody asks a second time: it is done although who asked did not wait. */
+CASE(bug_thread_ends_while_it_deletes_its_own_device)
+{
+	struct server *s = up(0, thread_leaves);
+	struct job *io = hold_a_read(s);
+
+	atomic_store(&s->custom[COMMAND], UBLK_U_CMD_DEL_DEV);
+	atomic_store(&s->custom[WAIT_NOW], 1);
+	CHECK(io_end(io) < 0, "a read that nobody served succeeded");
+	for (unsigned ms = 0; !atomic_load(&s->release) && ms < 5000; ms += 5)
+		sleep_ms(5);
+	CHECK(atomic_load(&s->release), "the thread did not end");
+	server_kill(s);
+	for (unsigned ms = 0; !access(dev_char_path(s->dev), F_OK) && ms < 5000; ms += 5)
+		sleep_ms(5);
+	CHECK(access(dev_char_path(s->dev), F_OK), "the device is still there");
+}

@@ -187,6 +187,7 @@ enum kind {
 	RECEIVING_IN_VAIN,
 	FUSED_RECEIVING,
 	SENDING,
+	FUSED_SENDING,
 	LEASED,
 	LEASED_IN_TABLE,
 	SPLICED,
@@ -202,7 +203,7 @@ static long doomed(struct server *s, int fd)
 	struct ubd_member m;
 	struct ioq q;
 
-	stream_pair(kind == SENDING, a);
+	stream_pair(kind == SENDING || kind == FUSED_SENDING, a);
 	stream_pair(kind == RECEIVING_IN_VAIN, b);
 	if (kind == RECEIVING_IN_VAIN)
 		stream_leave_error(b);
@@ -232,6 +233,12 @@ static long doomed(struct server *s, int fd)
 			/* The peer's window fills, and it never reads. */
 			m = zc_send(a[0], 0, bytes);
 			zc_submit(&q, UBD_U_IO_MEMBERS, tag, &m, 1);
+			break;
+		case FUSED_SENDING:
+			/* All of it is the socket's, and none the peer's. */
+			stream_loopback(false);
+			m = zc_send(a[0], 0, bytes);
+			zc_submit(&q, UBD_U_IO_FUSED, tag, &m, 1);
 			break;
 		case LEASED:
 			zc_lease(&q, tag, &lease);
@@ -292,6 +299,8 @@ static void killed_when(enum kind kind, uint64_t recovery, bool writes, bool qui
 	server_kill(s);
 	CHECK(now_ms() - begun < 8000, "the killed server takes %llu ms to go",
 	      (unsigned long long)(now_ms() - begun));
+	if (kind == FUSED_SENDING)
+		stream_loopback(true);
 	if (recovery) {
 		struct server *next = server_new(dev);
 
@@ -305,13 +314,17 @@ static void killed_when(enum kind kind, uint64_t recovery, bool writes, bool qui
 			"END_USER_RECOVERY fails");
 		for (unsigned i = 0; i < 2; i++)
 			CHECK(io_end(io[i]) == LEN, "a request of the dead server is not served");
+		for (unsigned i = 0; i < 2 && kind == FUSED_SENDING; i++)
+			CHECK(server_count(next, UBLK_IO_OP_WRITE, i * 16 * LEN / SECTOR) == 1,
+			      "the next server is not given what nobody has");
 		CHECK(io_run(dev, IO_READ, 0, LEN) == LEN, "the next server does not serve");
 		server_down(next);
 		return;
 	}
 	REQUIRE(dev_wait_released(dev, 10000), "the char device is not released");
 	for (unsigned i = 0; i < 2; i++)
-		io_end(io[i]);
+		CHECK(io_end(io[i]) < 0 || kind != FUSED_SENDING,
+		      "what nobody has is acknowledged");
 	dev_del(dev);
 }
 
@@ -350,6 +363,16 @@ CASE(killed_fused_receiving_reissued)
 CASE(killed_sending)
 {
 	killed(SENDING, 0, true);
+}
+
+CASE(killed_fused_sending)
+{
+	killed(FUSED_SENDING, 0, true);
+}
+
+CASE(killed_fused_sending_reissued)
+{
+	killed(FUSED_SENDING, RECOVER, true);
 }
 
 CASE(killed_leased)

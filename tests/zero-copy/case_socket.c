@@ -7,7 +7,6 @@
 #include "zc.h"
 
 #include <errno.h>
-#include <net/if.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -108,16 +107,6 @@ CASE(recv_tcp)
 	receives(true);
 }
 
-static void loopback(bool up)
-{
-	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = up ? IFF_UP : 0};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	REQUIRE(ioctl(fd, SIOCSIFFLAGS, &lo) == 0, "cannot set the loopback %s: %s",
-		up ? "up" : "down", strerror(errno));
-	close(fd);
-}
-
 /* What is not acknowledged is sent again, from the request's own pages. */
 CASE(send_tcp_unacknowledged)
 {
@@ -132,15 +121,42 @@ CASE(send_tcp_unacknowledged)
 	io = io_begin_seeded(h.dev, IO_WRITE, AT, 4096, 6);
 	tag = ioq_next(&h.q, NULL);
 	m = zc_send(fds[0], 0, 4096);
-	loopback(false);
+	stream_loopback(false);
 	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, &m, 1);
 	CHECK(ioq_quiet(&h.q, 500), "the member ends before the peer has anything");
-	loopback(true);
+	stream_loopback(true);
 	REQUIRE(stream_get(fds[1], buf, 4096), "the data does not come");
 	CHECK(pattern_check(buf, AT, 4096, 6) < 0, "other data was sent");
 	RESULT("the send", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), 4096);
 	ioq_commit(&h.q, tag, 4096);
 	CHECK(io_end(io) == 4096, "the write fails");
+	hand_down(&h);
+}
+
+/* Not sent, and never acknowledged: the connection ends first. */
+CASE(send_tcp_connection_lost)
+{
+	const struct sockaddr none = {.sa_family = AF_UNSPEC};
+	struct ubd_member m;
+	struct hand h;
+	struct job *io;
+	unsigned tag;
+	int fds[2];
+
+	stream_pair(true, fds);
+	zc_up(&h, UBD_F_MEMBERS, 1);
+	io = io_begin_seeded(h.dev, IO_WRITE, AT, 4096, 6);
+	tag = ioq_next(&h.q, NULL);
+	m = zc_send(fds[0], 0, 4096);
+	stream_loopback(false);
+	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, &m, 1);
+	CHECK(ioq_quiet(&h.q, 500), "the member ends before the peer has anything");
+	REQUIRE(connect(fds[0], &none, sizeof(none)) == 0, "cannot disconnect: %s",
+		strerror(errno));
+	RESULT("the send", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), -ECONNRESET);
+	stream_loopback(true);
+	ioq_commit(&h.q, tag, -EIO);
+	CHECK(io_end(io) == -EIO, "the write does not fail");
 	hand_down(&h);
 }
 

@@ -10,9 +10,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -183,6 +185,16 @@ void stream_pair(bool tcp, int fds[2])
 		setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 		setsockopt(fds[i], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	}
+}
+
+void stream_loopback(bool up)
+{
+	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = up ? IFF_UP : 0};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	REQUIRE(ioctl(fd, SIOCSIFFLAGS, &lo) == 0, "cannot set the loopback %s: %s",
+		up ? "up" : "down", strerror(errno));
+	close(fd);
 }
 
 bool stream_put(int fd, const void *buf, size_t bytes)

@@ -54,6 +54,8 @@ struct ubd_member zc_recv(int fd, uint32_t at, uint32_t len);
 
 /* Two ends of a stream: unix, or TCP over the loopback. */
 void stream_pair(bool tcp, int fds[2]);
+/* Without it nothing sent over TCP arrives, or is acknowledged. */
+void stream_loopback(bool up);
 /* Send or receive all of it within the time a case may wait; false when the stream ended. */
 bool stream_put(int fd, const void *buf, size_t bytes);
 bool stream_get(int fd, void *buf, size_t bytes);
