@@ -52,7 +52,12 @@ static uint64_t now_ms(void)
 
 static bool still_there(const struct job *job)
 {
-	return job->v.birth && view_birth(job->v.id) == job->v.birth;
+	struct ublksrv_ctrl_dev_info info;
+
+	/* Where /sys is not to be seen nothing tells it from the next of its number. */
+	if (!job->v.birth)
+		return !ubd_ctrl_info(job->ctrl, job->v.id, &info);
+	return view_birth(job->v.id) == job->v.birth;
 }
 
 /* ---- Is it free? -------------------------------------------------------------------------- */

@@ -160,13 +160,15 @@ static int check_same(struct ubd_device *dev)
 		return device_fail(dev, -EINVAL, "%s was not added with zero copy \"%s\"",
 				   dev->path, ways[dev->zero_copy].name);
 	if (had.basic.dev_sectors != now.basic.dev_sectors ||
-	    had.basic.logical_bs_shift != now.basic.logical_bs_shift)
+	    had.basic.logical_bs_shift < now.basic.logical_bs_shift)
 		return device_fail(
 			dev, -EINVAL,
 			"%s has %llu sectors and blocks of %u bytes, its target now %llu and %u",
 			dev->path, (unsigned long long)had.basic.dev_sectors,
 			1u << had.basic.logical_bs_shift, (unsigned long long)now.basic.dev_sectors,
 			1u << now.basic.logical_bs_shift);
+	/* A mirror whose leg of larger blocks is out. */
+	dev->limits.logical_block = 1u << had.basic.logical_bs_shift;
 	lost = what_is_lost(had.basic.attrs, now.basic.attrs);
 	if (lost)
 		return device_fail(dev, -EINVAL, "the target of %s %s", dev->path, lost);

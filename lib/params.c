@@ -120,11 +120,11 @@ int params_check(struct ubd_device *dev)
 	return check_zones(dev);
 }
 
-/* Sectors of the largest DISCARD or WRITE_ZEROES: more would be cut off silently by kernels
- * before 6.11, whose byte count has 32 bits. */
+/* Sectors of the largest DISCARD or WRITE_ZEROES, whose bytes are an int where they are a result.
+ */
 static uint32_t cap_sectors(uint64_t bytes, uint32_t block)
 {
-	uint64_t most = (UINT32_MAX / block * (uint64_t)block) >> 9;
+	uint64_t most = (INT32_MAX / block * (uint64_t)block) >> 9;
 
 	return (uint32_t)MIN(bytes >> 9, most);
 }

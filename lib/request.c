@@ -134,7 +134,7 @@ static void serve(void *arg)
 
 	if (unlikely(t->io.error && !again && retries(q)))
 		res = q->target->handle(&t->io, q->self);
-	if (res == FUSED_RESULT) {
+	if (res == FUSED_RESULT && t->fused) {
 		q->serving--;
 		commit_fused(q, t);
 		return;

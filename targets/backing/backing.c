@@ -351,7 +351,15 @@ int backing_synced(struct backing *b, int ret)
 
 int backing_flush(struct backing *b, struct ubd_queue *q)
 {
-	return backing_synced(b, b->read_only ? 0 : ubd_fsync(q, b->fd, true));
+	int ret;
+
+	if (b->read_only || b->direct)
+		return b->read_only ? 0 : ubd_fsync(q, b->fd, true);
+	/* Of two syncs at the same time one is told of what was lost, and the other ends first. */
+	ubd_mutex_lock(q, &b->syncing);
+	ret = backing_synced(b, ubd_fsync(q, b->fd, true));
+	ubd_mutex_unlock(q, &b->syncing);
+	return ret;
 }
 
 struct discard {

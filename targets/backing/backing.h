@@ -23,6 +23,7 @@ struct backing {
 	/* A sync of the page cache has failed. It says so once, and takes what it could not write
 	 * for written from then on: no later sync tells whether anything is durable. */
 	_Atomic bool lost;
+	struct ubd_mutex syncing;
 	uint64_t start; /* first byte used */
 	uint64_t size;	/* bytes used */
 	uint32_t block; /* smallest I/O and its alignment, bytes */

@@ -181,9 +181,9 @@ static int clear(struct qc_image *img, struct ubd_queue *q, uint64_t from, uint6
 int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 {
 	const struct ubd_limits *l = ubd_device_limits(img->dev);
-	/* Where growing has failed midway, what was told is what there was. */
-	uint64_t mask = cluster_size(img) - 1, old = MIN(img->size, l->size);
-	uint64_t edge = MIN(size, old), edge_end = img->data_raw ? 0 : (edge + mask) & ~mask;
+	/* What was told, where growing has failed midway; and the last block is a whole one. */
+	uint64_t old = MIN(((img->size - 1) | (l->logical_block - 1)) + 1, l->size);
+	uint64_t edge = MIN(size, old), end = img->data_raw ? 0 : edge + in_cluster(img, -edge);
 	int ret;
 
 	if (!size || size % l->logical_block || size > MAX_DISK)
@@ -193,12 +193,12 @@ int qc_resize(struct qc_image *img, struct ubd_queue *q, uint64_t size)
 	if (size == old && size == img->size)
 		return 0;
 	/* What lies behind the nearer end must not show when it moves on. */
-	ret = (size > old ? clear(img, q, edge, edge_end) : 0)
+	ret = (size > old ? clear(img, q, edge, end) : 0)
 		      ?: qc_remake(img, q, size, NULL, NULL)
-		      ?: size < old ? clear(img, q, edge, edge_end) : 0;
+		      ?: size < old ? clear(img, q, edge, end) : 0;
 	if (!ret && img->data_raw)
 		ret = qc_file_truncate(img->data, q, edge) ?: qc_file_truncate(img->data, q, size);
-	ret = ret ?: img->backing ? clear(img, q, edge_end, MIN(size, img->backing->size)) : 0;
+	ret = ret ?: img->backing ? clear(img, q, end, MIN(size, img->backing->size)) : 0;
 	ret = ret ?: qc_commit(img, q);
 	if (ret && img->size > old)
 		qc_remake(img, q, old, NULL, NULL);

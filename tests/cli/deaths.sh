@@ -24,6 +24,9 @@ for mode in none queue reissue; do
 	check "killed, recovery $mode: gone" gone 1
 done
 "$ubd" add null -n 1 >/dev/null
+check "where /sys is not to be seen del deletes as well" unshare -m sh -c "umount -l /sys && exec '$ubd' del 1"
+check "without /sys: gone" gone 1
+"$ubd" add null -n 1 >/dev/null
 kill -9 "$(server_of 1)"
 same "an add right after a death gets another number" "$("$ubd" add null)" /dev/ublkb0
 check "del --all takes the dead and the living" "$ubd" del --all

@@ -64,7 +64,7 @@ static long add_when_free(struct job *job)
 
 /* A device's last moments, with others that look it up, and want its number as soon as it is free.
  */
-CASE_LIMIT(life_number_taken_again, 60)
+CASE_LIMIT(life_number_taken_again, 120)
 {
 	struct dev *dev = dev_new(0, 1, 4);
 	struct adders *a = shared_alloc(sizeof(*a));
@@ -86,7 +86,7 @@ CASE_LIMIT(life_number_taken_again, 60)
 		CHECK(job_wait(del, 30, NULL) == JOB_RUNNING, "DEL_DEV did not wait");
 		close(fd);
 		for (unsigned i = 0; i < 4; i++) {
-			REQUIRE(job_wait(jobs[i], 10000, &res) == 0, "nobody gets the number");
+			REQUIRE(job_wait(jobs[i], 30000, &res) == 0, "nobody gets the number");
 			CHECK(res == 0, "ADD_DEV: %s", conform_errname(res));
 			job_put(jobs[i]);
 		}

@@ -93,6 +93,16 @@ discard_mem() {
 	ubd del "$id"
 }
 
+# In the largest requests that there are: 2 GiB is what mkfs discards at a time.
+discard_large() {
+	add null
+	blkdiscard -l 2G "$dev"
+	blkdiscard -l 16G "$dev"
+	blkdiscard -z -l 16G "$dev"
+	[ "$(blockdev --getsize64 "$dev")" -eq $((250 << 30)) ]
+	ubd del "$id"
+}
+
 # fallocate(1) on a block device: both forms of WRITE_ZEROES.
 write_zeroes() {
 	truncate -s 8M "$scratch/image"
@@ -171,6 +181,7 @@ check "read-only" read_only
 check "loop --direct on" direct on
 check "loop --direct off" direct off
 check "mem: discard gives memory back" discard_mem
+check "discard and write zeroes of gigabytes" discard_large
 check "write zeroes, with and without unmapping" write_zeroes
 check "the server's code is locked in memory, a disk's content is not" stays_in_memory
 check "--batch" batch

@@ -178,7 +178,7 @@ mapped_mirror() { # OPTION...
 	modprobe -q dm-mod || true
 	legs 40M 40M
 	modprobe -q loop || true
-	back=$(losetup -f --show "$scratch/leg2")
+	back=$(losetup --sector-size "${leg_block:-512}" -f --show "$scratch/leg2")
 	sectors=$(blockdev --getsz "$back")
 	dmsetup create ubd-leg --table "0 $sectors linear $back 0"
 	add --queues 2 "$@" mirror --create --retry 500 --bitmap-chunk 1M --bitmap-delay 100 "$scratch/leg1" /dev/mapper/ubd-leg
@@ -270,6 +270,26 @@ killed() {
 	rm "$scratch/copy" "$scratch/some"
 }
 
+# The leg of larger blocks is out, the server is killed, and the leg gone: the disk goes on without it.
+recovered() {
+	leg_block=4096
+	mapped_mirror --recovery reissue
+	leg_block=
+	[ "$(queue logical_block_size)" -eq 4096 ]
+	dd if=/dev/urandom of="$scratch/some" bs=1M count=4 status=none
+	leg_becomes error
+	dd if="$scratch/some" of="$dev" bs=1M oflag=direct conv=fsync status=none
+	within 10 leg_1_is out
+	kill -9 "$(pgrep -x ubd)"
+	within 10 sh -c "ubd list -n -o state | grep -x quiesced"
+	dmsetup remove ubd-leg
+	losetup -d "$back"
+	ubd recover "$id"
+	cmp -n 4194304 "$dev" "$scratch/some"
+	ubd del "$id"
+	rm "$scratch/some"
+}
+
 some=4
 for way in $ways; do
 	# One queue and four with each driver's first and best, in turn with the others.
@@ -293,6 +313,7 @@ case_ "linear: ext4, git" filesystem linear
 case_ "mirror: ext4, git" filesystem mirror --create
 case_ "mirror: a leg fails under load and comes back" failing
 case_ "mirror: the server is killed, a leg is replaced" killed
+case_ "mirror: taken over without its leg of larger blocks" recovered
 case_ "stripe: discard" discards stripe --chunk 16K
 case_ "linear: discard" discards linear
 case_ "stripe, linear: refusals" refusals

@@ -3,6 +3,7 @@
  * Flushes, and all legs of a mirror lost at once.
  *
  *   lost flush TARGET LEG... -- option=value...   each leg gets every flush
+ *   lost two TARGET LEG... -- option=value...     two flushes, of which one is told of lost pages
  *   lost all mirror LEG... -- option=value...     errors while no leg works, none later
  *   lost again mirror LEG... -- option=value...   the second leg fails while a region is copied to
  * it
@@ -10,6 +11,7 @@
 #include "disk.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +37,31 @@ static void flush_reaches_all(void)
 			if (seam_syncs(i) <= before[i])
 				die("leg %u got no flush", i);
 	}
+}
+
+static void *flush_first(void *arg)
+{
+	*(int *)arg = ubd_local_io(dev, 0, UBD_FLUSH, 0, 0, NULL, 0);
+	return NULL;
+}
+
+/* The kernel tells the first of them, which hears of it late. */
+static void two_flushes(void)
+{
+	static const struct seam_fault told = {
+		.fail = 1000, .stall = 1000, .stall_ms = 300, .err = -EIO};
+	pthread_t thread;
+	int first, second;
+
+	seam_set_fault(0, &told);
+	if (pthread_create(&thread, NULL, flush_first, &first))
+		die("cannot start a thread");
+	usleep(100000);
+	seam_set_fault(0, &(struct seam_fault){0});
+	second = ubd_local_io(dev, 1, UBD_FLUSH, 0, 0, NULL, 0);
+	pthread_join(thread, NULL);
+	if (first != -EIO || second != -EIO)
+		die("of two flushes one gives %d, the other %d", first, second);
 }
 
 static void set_all(int err)
@@ -134,7 +161,7 @@ int main(int argc, char **argv)
 	unsigned n = 0;
 
 	if (argc < 4)
-		die("usage: lost flush|all|again TARGET LEG... -- option=value...");
+		die("usage: lost flush|two|all|again TARGET LEG... -- option=value...");
 	for (int i = 3; i < argc; i++) {
 		if (!strcmp(argv[i], "--"))
 			continue;
@@ -147,11 +174,14 @@ int main(int argc, char **argv)
 		n++;
 	}
 	seam_record(true);
-	dev = disk_open(argv[2], 1, words, false, error, sizeof(error));
+	dev = disk_open(argv[2], strcmp(argv[1], "two") ? 1 : 2, words, false, error,
+			sizeof(error));
 	if (!dev)
 		return 1;
 	if (!strcmp(argv[1], "flush"))
 		flush_reaches_all();
+	else if (!strcmp(argv[1], "two"))
+		two_flushes();
 	else if (!strcmp(argv[1], "again"))
 		lost_again();
 	else

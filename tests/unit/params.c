@@ -164,7 +164,7 @@ static void test_refusals(void)
 
 static void test_caps(void)
 {
-	/* Nothing that a target says about itself may exceed what fits the ABI. */
+	/* Nothing that a target says about itself may exceed what fits the ABI, and a result. */
 	for (unsigned shift = 9; shift <= 16; shift++) {
 		struct ubd_limits l = {.size = 1ULL << 40,
 				       .logical_block = 1u << shift,
@@ -176,7 +176,7 @@ static void test_caps(void)
 
 		REQUIRE(try(l, (struct ubd_device_config){0}, &p, sentence) == 0, "%s", sentence);
 		bytes = (uint64_t)p.discard.max_write_zeroes_sectors << 9;
-		CHECK(bytes <= UINT32_MAX && bytes % (1u << shift) == 0, "block 2^%u: %llu", shift,
+		CHECK(bytes <= INT32_MAX && bytes % (1u << shift) == 0, "block 2^%u: %llu", shift,
 		      (unsigned long long)bytes);
 		CHECK(p.discard.discard_granularity == 1u << shift, "granularity");
 	}
