@@ -185,18 +185,26 @@ CASE(bug_killed_while_its_only_thread_deletes_its_own_device)
 	killed_while_it_waits(0, server_waits, UBLK_U_CMD_DEL_DEV);
 }
 
-/* Its command is no longer in the way, and what it began goes on. */
-CASE(bug_thread_ends_while_it_stops_its_own_device)
+/* The thread that serves gives a command that waits for its own requests, and ends. */
+static struct server *thread_ends_in(uint32_t command)
 {
 	struct server *s = up(0, thread_leaves);
 	struct job *io = hold_a_read(s);
 
-	atomic_store(&s->custom[COMMAND], UBLK_U_CMD_STOP_DEV);
+	atomic_store(&s->custom[COMMAND], command);
 	atomic_store(&s->custom[WAIT_NOW], 1);
 	CHECK(io_end(io) < 0, "a read that nobody served succeeded");
 	for (unsigned ms = 0; !atomic_load(&s->release) && ms < 5000; ms += 5)
 		sleep_ms(5);
 	CHECK(atomic_load(&s->release), "the thread did not end");
+	return s;
+}
+
+/* Its command is no longer in the way, and what it began goes on. */
+CASE(bug_thread_ends_while_it_stops_its_own_device)
+{
+	struct server *s = thread_ends_in(UBLK_U_CMD_STOP_DEV);
+
 	CHECK(!job_ended(s->job), "the process ended");
 	RESULT("STOP_DEV again", dev_cmd(s->dev, UBLK_U_CMD_STOP_DEV, 0, NULL, 0), 0);
 	server_kill(s);
@@ -206,15 +214,8 @@ CASE(bug_thread_ends_while_it_stops_its_own_device)
 /* Nobody asks a second time: it is done although who asked did not wait. */
 CASE(bug_thread_ends_while_it_deletes_its_own_device)
 {
-	struct server *s = up(0, thread_leaves);
-	struct job *io = hold_a_read(s);
+	struct server *s = thread_ends_in(UBLK_U_CMD_DEL_DEV);
 
-	atomic_store(&s->custom[COMMAND], UBLK_U_CMD_DEL_DEV);
-	atomic_store(&s->custom[WAIT_NOW], 1);
-	CHECK(io_end(io) < 0, "a read that nobody served succeeded");
-	for (unsigned ms = 0; !atomic_load(&s->release) && ms < 5000; ms += 5)
-		sleep_ms(5);
-	CHECK(atomic_load(&s->release), "the thread did not end");
 	server_kill(s);
 	for (unsigned ms = 0; !access(dev_char_path(s->dev), F_OK) && ms < 5000; ms += 5)
 		sleep_ms(5);

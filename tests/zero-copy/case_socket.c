@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -107,23 +106,32 @@ CASE(recv_tcp)
 	receives(true);
 }
 
+/* A write's data is the connection's, and nothing of it arrives. */
+static struct job *send_in_vain(struct hand *h, unsigned *tag, int fds[2])
+{
+	struct ubd_member m;
+	struct job *io;
+
+	stream_pair(true, fds);
+	zc_up(h, UBD_F_MEMBERS, 1);
+	io = io_begin_seeded(h->dev, IO_WRITE, AT, 4096, 6);
+	*tag = ioq_next(&h->q, NULL);
+	m = zc_send(fds[0], 0, 4096);
+	stream_loopback(false);
+	zc_submit(&h->q, UBD_U_IO_MEMBERS, *tag, &m, 1);
+	CHECK(ioq_quiet(&h->q, 500), "the member ends before the peer has anything");
+	return io;
+}
+
 /* What is not acknowledged is sent again, from the request's own pages. */
 CASE(send_tcp_unacknowledged)
 {
-	struct ubd_member m;
 	struct hand h;
 	struct job *io;
 	unsigned tag;
 	int fds[2];
 
-	stream_pair(true, fds);
-	zc_up(&h, UBD_F_MEMBERS, 1);
-	io = io_begin_seeded(h.dev, IO_WRITE, AT, 4096, 6);
-	tag = ioq_next(&h.q, NULL);
-	m = zc_send(fds[0], 0, 4096);
-	stream_loopback(false);
-	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, &m, 1);
-	CHECK(ioq_quiet(&h.q, 500), "the member ends before the peer has anything");
+	io = send_in_vain(&h, &tag, fds);
 	stream_loopback(true);
 	REQUIRE(stream_get(fds[1], buf, 4096), "the data does not come");
 	CHECK(pattern_check(buf, AT, 4096, 6) < 0, "other data was sent");
@@ -137,20 +145,12 @@ CASE(send_tcp_unacknowledged)
 CASE(send_tcp_connection_lost)
 {
 	const struct sockaddr none = {.sa_family = AF_UNSPEC};
-	struct ubd_member m;
 	struct hand h;
 	struct job *io;
 	unsigned tag;
 	int fds[2];
 
-	stream_pair(true, fds);
-	zc_up(&h, UBD_F_MEMBERS, 1);
-	io = io_begin_seeded(h.dev, IO_WRITE, AT, 4096, 6);
-	tag = ioq_next(&h.q, NULL);
-	m = zc_send(fds[0], 0, 4096);
-	stream_loopback(false);
-	zc_submit(&h.q, UBD_U_IO_MEMBERS, tag, &m, 1);
-	CHECK(ioq_quiet(&h.q, 500), "the member ends before the peer has anything");
+	io = send_in_vain(&h, &tag, fds);
 	REQUIRE(connect(fds[0], &none, sizeof(none)) == 0, "cannot disconnect: %s",
 		strerror(errno));
 	RESULT("the send", zc_result(&h.q, UBD_U_IO_MEMBERS, tag), -ECONNRESET);
