@@ -2,13 +2,14 @@
 /*
  * The library's inside: devices, queues, tags and what flows between them.
  *
- *   device.c   the object          queue.c     ring, thread and event loop
+ *   device.c   the object          queue.c     thread and event loop
  *   life.c     starting, ending    member.c    transfers done by the driver
  *   params.c   limits              request.c   a request from fetch to commit
  *   ways.c     ways of moving it   transfer.c  moving a request's data
  *   option.c   target options      splice.c    moving it through a pipe
  *   ctrl.c     control commands    await.c     the target's own I/O
  *   local.c    requests from here  command.c   commands from elsewhere
+ *   ring.c     the queue's io_uring
  *
  * Everything in struct queue belongs to the queue's thread unless said otherwise.
  */
@@ -247,6 +248,8 @@ int option_finish(struct ubd_device *dev);
 int queue_init(struct ubd_queue *q, struct ubd_device *dev, unsigned index);
 /* For the calling thread and those it makes: memory reclaim must not wait for our own I/O. */
 void queue_io_flusher(void);
+/* On the queue's thread; freed by queue_close(). */
+int ring_open(struct ubd_queue *q);
 /* Ring, buffers, queue_open(), first fetches: on the queue's thread. */
 int queue_open(struct ubd_queue *q);
 void queue_close(struct ubd_queue *q);

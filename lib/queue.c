@@ -204,42 +204,6 @@ void queue_destroy(struct ubd_queue *q)
 	pthread_mutex_destroy(&q->remote_lock);
 }
 
-/* The best ring this kernel makes: newer kernels refuse unknown flags with -EINVAL, so step down.
- */
-static int make_ring(struct ubd_queue *q)
-{
-	static const unsigned flags[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CLAMP,
-		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_CLAMP,
-		IORING_SETUP_CLAMP,
-	};
-	unsigned entries = MAX(64u, 2 * q->depth);
-	int ret = -EINVAL;
-
-	/* What is deferred wakes nobody who polls the ring, as an embedder does. */
-	for (size_t i = q->dev->cfg.embedded; i < ARRAY_SIZE(flags) && ret == -EINVAL; i++) {
-		struct io_uring_params p = {
-			.flags = flags[i] | IORING_SETUP_CQSIZE,
-			.cq_entries = 4 * entries,
-		};
-
-		ret = io_uring_queue_init_params(entries, &q->ring, &p);
-	}
-	if (ret < 0)
-		return ret;
-	q->has_ring = true;
-	/* Saves a file look-up per system call; not worth failing for. */
-	io_uring_register_ring_fd(&q->ring);
-	if (q->dev->nr_fds) {
-		ret = io_uring_register_files(&q->ring, q->dev->fds, q->dev->nr_fds);
-		if (ret < 0)
-			return ret;
-	}
-	if (q->way->fixed)
-		return io_uring_register_buffers_sparse(&q->ring, q->depth);
-	return 0;
-}
-
 static int map_descriptors(struct ubd_queue *q)
 {
 	/* The stride is that of the deepest queue, whatever ours is. */
@@ -336,7 +300,7 @@ int queue_open(struct ubd_queue *q)
 	ret = coro_pool_reserve(&q->coros, q->depth);
 	if (ret)
 		return ret;
-	ret = make_ring(q);
+	ret = ring_open(q);
 	if (ret)
 		return device_fail(q->dev, ret, "queue %u: cannot set up io_uring: %s", q->index,
 				   strerror(-ret));
