@@ -53,11 +53,14 @@ suite_sources() {
 	esac
 }
 
-# apt_use GROUP: aim apt at that group's lists, for the rest of this process.
+# apt_use GROUP: aim apt at that group's lists, for the rest of this process. Others who need them
+# (a kernel and its headers are fetched side by side) wait until it ends.
 apt_use() {
 	local dir=$UBD_CACHE/apt/$1
 
 	mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/dpkg"
+	exec 8>"$dir/lock"
+	flock 8
 	: >>"$dir/dpkg/status"
 	suite_sources "$1" >"$dir/sources.list"
 	cat >"$dir/apt.conf" <<-CONF

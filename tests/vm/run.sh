@@ -140,6 +140,16 @@ instructions() {
 	printf '1\n50000\n' | cmp - "$tap_dir/1"
 }
 
+# As a kernel and its headers are when a fresh machine fetches both: neither may find the lists locked.
+package_lists() {
+	# shellcheck disable=SC2016  # the inner shell expands
+	set -- env UBD_CACHE="$tap_dir/fresh" bash -euc '. "$0"; apt_use bookworm; apt_update bookworm
+		packages | grep -c linux-image-6.1' "$top/vm/lib.sh"
+	"$@" &
+	"$@"
+	wait $!
+}
+
 check "bad options are refused before anything starts, in a sentence" refusals
 check "status, both streams, input, directory, variables, disk and log pass, with a process left running" streams
 check "a splat in the kernel log fails a run that succeeded" splat
@@ -149,6 +159,7 @@ check "SIGINT leaves no process behind" signalled INT
 check "SIGTERM leaves no process behind" signalled TERM
 check "SIGKILL leaves no process behind" signalled KILL
 check "a module that does not load is named" no_module
+check "two at once on a fresh machine read the package lists" package_lists
 check "counting instructions: one processor, no output lost" instructions
 check "no file and no mount is left" nothing_left
 finish
