@@ -111,6 +111,7 @@ static int map_state(struct zoned *z)
 		    asprintf(&z->live_path, "%s/zoned-%jx-%jx-%jx.live", dir, (uintmax_t)st.st_dev,
 			     (uintmax_t)st.st_ino, (uintmax_t)st.st_rdev) < 0)
 			return -ENOMEM;
+		z->live_is_new = access(z->live_path, F_OK) < 0;
 		fd = open(z->live_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		/* Its space is taken now: a full file system must not show at a store. */
 		if (fd < 0 || (errno = posix_fallocate(fd, 0, z->durable->copy.len)))
@@ -241,6 +242,8 @@ int image_open(struct ubd_device *dev, struct zoned *z)
 	if (fd >= 0)
 		unlink(z->file);
 	/* What a killed server left in it is for the next try. */
+	if (z->live_is_new)
+		unlink(z->live_path);
 	free(z->live_path);
 	z->live_path = NULL;
 	image_close(dev, z);

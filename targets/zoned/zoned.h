@@ -60,6 +60,7 @@ struct zoned {
 	struct ubd_mutex flushing;
 	struct zone_state *copies, *durable; /* room for both; the one of them that counts */
 	char *live_path;		     /* NULL: nothing to make durable */
+	bool live_is_new;		     /* no killed server has left it */
 	int failed;			     /* -errno: nobody knows what is durable */
 };
 

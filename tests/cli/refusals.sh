@@ -61,6 +61,11 @@ mkdir full && mount -t tmpfs -o size=4k,nr_inodes=2 none full && head -c 4096 /d
 UBD_RUN_DIR=$work/full refused "a run directory that is full" 1 "cannot write the state of /dev/ublkb0: No space" \
 	"$ubd" add null
 umount full
+mount -t tmpfs -o size=64k none full
+UBD_RUN_DIR=$work/full refused "a run directory too full for a target's things" 1 "cannot make .*live: No space" \
+	"$ubd" add zoned new.img --format --size 1G --zone-size 64K
+same "and neither they nor the image are left" "$(ls full; ls new.img 2>&1 | grep -o 'No such')" "No such"
+umount full
 check "del of that one device" "$ubd" del 4
 
 # ---- In use ------------------------------------------------------------------
@@ -117,6 +122,23 @@ if modprobe -q dm_mod && command -v dmsetup >/dev/null; then
 	"$ubd" del 6
 else
 	skip "a device mapper on top is named" "no device mapper in this guest"
+fi
+
+if modprobe -q btrfs && command -v mkfs.btrfs >/dev/null; then
+	for leg in 6 7; do
+		truncate -s 256M btrfs$leg.img
+		"$ubd" add loop btrfs$leg.img -n $leg >/dev/null
+	done
+	read -r uuid </proc/sys/kernel/random/uuid
+	mkfs.btrfs -q -U "$uuid" -d raid0 -m raid1 /dev/ublkb6 /dev/ublkb7
+	mount -o device=/dev/ublkb7 /dev/ublkb6 mnt
+	for leg in 6 7; do
+		refused "device $leg of a mounted btrfs is named" 1 "part of the btrfs $uuid" "$ubd" del $leg
+	done
+	umount mnt
+	check "del of both of an unmounted one" "$ubd" del 6 7
+else
+	skip "the devices of a mounted btrfs are named" "no btrfs in this guest"
 fi
 
 # ---- What is said whole, and what is left alone ------------------------------
